@@ -1,0 +1,95 @@
+"""The one place that opens database files. Both roles and all commands go through `connect`, so that the rules below hold everywhere.
+
+- apsw only. The standard library's sqlite3 in the same process drops the file locks that apsw holds (POSIX locks belong to the process and go
+  with the first close()), and commits are lost. For the same reason nothing in a process may open() and close() a database file that it has
+  open here: files are copied with SQLite's backup API.
+- One checkpointer at a time: only a connection opened with `checkpoints=True` moves the -wal into the file. SQLite up to 3.51.2 can corrupt a
+  file when two connections do so at once (the WAL-reset bug), and Raspberry Pi OS has 3.40.
+- synchronous=FULL: what was committed stays committed through a power cut.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from changelog.errors import DamagedFile
+
+BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
+WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
+
+Path_ = str | os.PathLike[str]
+
+
+def connect(
+    path: Path_,
+    *,
+    readonly: bool = False,
+    create: bool = False,
+    checkpoints: bool = False,
+    foreign_keys: bool = False,
+) -> apsw.Connection:
+    """Open `path` by our rules and return the apsw connection.
+
+    `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `checkpoints` makes this connection the file's checkpointer.
+    Raises DamagedFile when the file is missing or is not a database.
+    """
+    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
+    if create:
+        flags |= apsw.SQLITE_OPEN_CREATE
+    try:
+        db = apsw.Connection(os.fspath(path), flags=flags)
+    except apsw.CantOpenError as exc:
+        reason = "is missing" if not Path(path).exists() else "cannot be opened"
+        raise DamagedFile(f"{path} {reason}", path=str(path)) from exc
+    try:
+        db.set_busy_timeout(BUSY_TIMEOUT)
+        db.transaction_mode = "IMMEDIATE" if not readonly else "DEFERRED"
+        db.wal_autocheckpoint(WAL_AUTOCHECKPOINT if checkpoints else 0)
+        if create:
+            db.pragma("journal_mode", "wal")
+        db.pragma("synchronous", "FULL")
+        db.pragma("foreign_keys", foreign_keys)
+        if readonly:
+            db.pragma("query_only", True)
+        db.pragma("schema_version")  # the first read: here a file that is no database shows itself
+    except (apsw.NotADBError, apsw.CorruptError, apsw.IOError) as exc:
+        db.close()
+        raise DamagedFile(f"{path} is not a database, or is damaged: {exc}", path=str(path)) from exc
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def identity(path: Path_) -> tuple[int, int] | None:
+    """(device, inode) of the file at `path`, or None: when it changes, the file was replaced and open connections hold the old one."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def sync_wal(path: Path_) -> None:
+    """Bring the -wal of `path` to the disk, whoever wrote it and with whatever `synchronous`: what is served must survive a power cut.
+
+    Only the -wal: opening and closing the database file itself would drop our locks on it.
+    """
+    try:
+        fd = os.open(f"{os.fspath(path)}-wal", os.O_RDONLY)
+    except FileNotFoundError:
+        return  # nothing is in a -wal that does not exist: the file itself was synced by the checkpoint that emptied it
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def one(db: apsw.Connection, sql: str, bindings: Any = ()) -> Any:
+    """The first column of the first row, or None when there is no row."""
+    row = db.execute(sql, bindings).fetchone()
+    return None if row is None else row[0]
