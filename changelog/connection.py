@@ -1,10 +1,10 @@
 """The one place that opens database files. Both roles and all commands go through `connect`, so that the rules below hold everywhere.
 
-- apsw only. The standard library's sqlite3 in the same process drops the file locks that apsw holds (POSIX locks belong to the process and go
-  with the first close()), and commits are lost. For the same reason nothing in a process may open() and close() a database file that it has
-  open here: files are copied with SQLite's backup API.
-- One checkpointer at a time: only a connection opened with `checkpoints=True` moves the -wal into the file. SQLite up to 3.51.2 can corrupt a
-  file when two connections do so at once (the WAL-reset bug), and Raspberry Pi OS has 3.40.
+- apsw only. The standard library's sqlite3 in the same process drops the file locks that apsw holds (POSIX locks belong to the
+  process and go with the first close()), and commits are lost. For the same reason nothing in a process may open() and close() a
+  database file that it has open here: files are copied with SQLite's backup API.
+- One checkpointer at a time: only a connection opened with `checkpoints=True` moves the -wal into the file. SQLite up to 3.51.2 can
+  corrupt a file when two connections do so at once (the WAL-reset bug), and Raspberry Pi OS has 3.40.
 - synchronous=FULL: what was committed stays committed through a power cut.
 """
 
@@ -34,7 +34,8 @@ def connect(
 ) -> apsw.Connection:
     """Open `path` by our rules and return the apsw connection.
 
-    `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `checkpoints` makes this connection the file's checkpointer.
+    `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `checkpoints` makes this connection the file's
+    checkpointer; `foreign_keys` enforces them.
     Raises DamagedFile when the file is missing or is not a database.
     """
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE

@@ -1,7 +1,7 @@
 """Every error that Drover raises on purpose: one short family. Loops and views catch them, nothing else does.
 
-The docstring is the message when none is given. `status` is the HTTP status with which the error crosses the wire, and `action` what the
-other side should do about it; both ends read this one table.
+The docstring is the message when none is given. `status` is the HTTP status with which the error crosses the wire, and `action` what
+the other side should do about it; both ends read this one table.
 """
 
 
