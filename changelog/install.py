@@ -1,0 +1,177 @@
+"""Making a database a primary, keeping it one when its schema changes, and undoing it.
+
+Every installation begins a new epoch that descends from the one before: whatever was written while our triggers were not all there cannot
+be in the log, and nothing tells whether there was any. A replica of the old epoch then takes one snapshot, and history goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import apsw
+
+from changelog import triggers
+from changelog.connection import one
+from changelog.errors import CannotCapture, NotAPrimary
+from changelog.schema import Table, identifier, is_ours, literal, read_tables
+
+_LOG_COLUMNS = "seq,at,nonce,actor,tbl,op,key,gen,chg,rid,orid"
+
+
+def is_installed(db: apsw.Connection) -> bool:
+    """Whether this database is a primary."""
+    if not one(db, "SELECT count(*)=2 FROM sqlite_schema WHERE type='table' AND name IN ('changelog','changelog_meta')"):
+        return False
+    return bool(one(db, "SELECT 1 FROM changelog_meta WHERE name='epoch'"))
+
+
+def install(db: apsw.Connection, masks: Sequence[str] | None = None) -> None:
+    """Make `db` a primary, or renew it, under a new epoch: whole or not at all.
+
+    `masks` are "table.column" names that people's views show as ***; None keeps those of before. Raises CannotCapture, naming the reason.
+    The file is put into WAL mode, in which readers and the one writer do not wait for each other.
+    """
+    db.pragma("journal_mode", "wal")
+    with db:
+        _install(db, masks)
+
+
+def reconcile(db: apsw.Connection) -> bool:
+    """Bring triggers and views in line with a schema that somebody changed, under a new epoch. True when there was something to do."""
+    if not schema_moved(db):
+        return False
+    with db:
+        if not schema_moved(db):
+            return False  # another connection was quicker
+        _install(db, None)
+    return True
+
+
+def schema_moved(db: apsw.Connection) -> bool:
+    """Whether any DDL (or VACUUM) ran since we last looked: capture may have been incomplete, so nothing is served before `reconcile`.
+
+    Raises NotAPrimary.
+    """
+    known = one(db, "SELECT value FROM changelog_meta WHERE name='schema_version'") if is_installed(db) else None
+    if known is None:
+        raise NotAPrimary
+    return known != db.pragma("schema_version")
+
+
+@contextmanager
+def schema_changes(db: apsw.Connection) -> Iterator[None]:
+    """A transaction in which the block may run any DDL: our triggers are away meanwhile and come back under a new epoch."""
+    with db:
+        _drop_triggers(db)
+        yield
+        _install(db, None)
+
+
+def uninstall(db: apsw.Connection) -> None:
+    """Take every trace of the changelog out of `db`, its history included."""
+    with db:
+        _drop_triggers(db)
+        rows = db.execute("SELECT type, name FROM sqlite_schema WHERE type IN ('table','view') ORDER BY type DESC").fetchall()
+        for kind, name in rows:
+            if is_ours(kind, name):
+                db.execute(f"DROP {kind} {identifier(name)}")
+
+
+def script(tables: Sequence[Table], masks: Sequence[str]) -> str:
+    """The text of a triggers.sql for these tables: `sqlite3 FILE < triggers.sql` does what `install` does, or stops and changes nothing."""
+    lines = [".bail on", "PRAGMA journal_mode=WAL;", "BEGIN IMMEDIATE;"]
+    lines += [f"{sql};" for sql in _script_guards(tables, triggers.slots_for(tables))]
+    lines += [f"{sql};" for sql in _statements(tables, masks, triggers.slots_for(tables))]
+    return "\n".join([*lines, "COMMIT;", ""])
+
+
+def _install(db: apsw.Connection, masks: Sequence[str] | None) -> None:
+    _refuse_taken_names(db)
+    _drop_triggers(db)
+    tables = read_tables(db)
+    if masks is None:
+        masks = [m for (m,) in db.execute("SELECT value FROM changelog_meta WHERE name='mask'")] if is_installed(db) else []
+    _check_masks(tables, masks)
+    for sql in triggers.log_tables(triggers.slots_for(tables)):
+        db.execute(sql)
+    slots = _widen(db, triggers.slots_for(tables))
+    for sql in _statements(tables, masks, slots):
+        db.execute(sql)
+
+
+def _statements(tables: Sequence[Table], masks: Sequence[str], slots: int) -> list[str]:
+    """All that installing runs, in order. Each can run again on a database that has it already."""
+    statements = [*triggers.log_tables(slots), "DELETE FROM changelog_stash", "DELETE FROM changelog_meta WHERE name='mask'"]
+    statements += [f"INSERT INTO changelog_meta(name,value) VALUES('mask',{literal(m)})" for m in masks]
+    statements += triggers.audit_view(slots)
+    for table in tables:
+        statements += triggers.column_rows(table, masks)
+        statements += triggers.table_view(table, masks)
+        statements += triggers.drop_triggers(table)
+        # New, so they fire before every other trigger of the table: only then the log keeps the true order.
+        statements += triggers.table_triggers(table)
+    return [*statements, *triggers.NEW_EPOCH]
+
+
+def _script_guards(tables: Sequence[Table], slots: int) -> list[str]:
+    """Plain SQL that fails where triggers.sql does not fit the file. Only the name of a constraint can say what to do then."""
+    expected = ",".join(f"({literal(t.name)},{literal(','.join(f'{c.name}/{c.pk}' for c in t.columns))})" for t in tables)
+    names = ",".join(literal(t.name) for t in tables)
+    return [
+        """CREATE TEMP TABLE changelog_fits(
+  ok CONSTRAINT "this triggers.sql was made for another schema. Run: python -m changelog install FILE" CHECK(ok))""",
+        f"""INSERT INTO changelog_fits SELECT NOT EXISTS(
+    SELECT 1 FROM (VALUES{expected}) e WHERE e.column2 IS NOT (SELECT group_concat(name||'/'||pk) FROM (
+      SELECT name, pk FROM pragma_table_xinfo(e.column1) WHERE hidden=0 ORDER BY cid)))
+  AND NOT EXISTS(
+    SELECT 1 FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT IN ({names},
+      'changelog','changelog_cols','changelog_meta','changelog_stash','changelog_position'))
+  AND NOT EXISTS(
+    SELECT 1 FROM sqlite_schema WHERE type='trigger' AND name LIKE '\\_changelog\\_%' ESCAPE '\\' AND tbl_name NOT IN ({names}))
+  AND (SELECT count(*) FROM pragma_table_info('changelog') WHERE name GLOB '[no][0-9]*') IN (0,{2 * slots})""",
+        "DROP TABLE changelog_fits",
+    ]
+
+
+def _drop_triggers(db: apsw.Connection) -> None:
+    names = db.execute("SELECT name FROM sqlite_schema WHERE type='trigger'").fetchall()
+    for (name,) in names:
+        if is_ours("trigger", name):
+            db.execute(f"DROP TRIGGER {identifier(name)}")
+
+
+def _refuse_taken_names(db: apsw.Connection) -> None:
+    """A table of somebody else's under one of our names is never touched."""
+    if is_installed(db):
+        columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info('changelog')")]
+        if ",".join(columns).startswith(_LOG_COLUMNS):
+            return
+    for kind, name in db.execute("SELECT type, name FROM sqlite_schema WHERE type IN ('table','view','trigger') ORDER BY name"):
+        if is_ours(kind, name):
+            raise CannotCapture(f"this database has a {kind} of its own named {name}: rename it, the changelog needs that name", name=name)
+
+
+def _check_masks(tables: Sequence[Table], masks: Sequence[str]) -> None:
+    columns = {f"{t.name}.{c.name}".lower(): c for t in tables for c in t.columns}
+    for mask in masks:
+        column = columns.get(mask.lower())
+        if column is None:
+            raise CannotCapture(f"cannot mask {mask}: there is no such column (write it as table.column)", name=mask)
+        if column.pk:
+            raise CannotCapture(f"cannot mask {mask}: it is part of the key by which people find a row", name=mask)
+
+
+def _widen(db: apsw.Connection, slots: int) -> int:
+    """Give the log `slots` value slots of each kind if it has fewer; returns how many it has then."""
+    for table, kinds in (("changelog", "no"), ("changelog_stash", "o")):
+        have = {name for (name,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+        for name in (f"{kind}{i}" for kind in kinds for i in range(slots)):
+            if name not in have:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {name}")
+    return slot_count(db)
+
+
+def slot_count(db: apsw.Connection) -> int:
+    """How many value slots of each kind this database's log rows have."""
+    return one(db, "SELECT count(*) FROM pragma_table_info('changelog') WHERE name GLOB 'n[0-9]*'")

@@ -1,0 +1,291 @@
+"""The SQL that turns a database into a primary, as text: log tables, views, and five triggers a table.
+
+Everything here runs inside whatever program writes to the database, down to the sqlite3 3.40 shell of Raspberry Pi OS, so only its
+functions may be used, and nothing that we write may be able to fail: the writer's own conflict clause (OR ABORT, OR IGNORE ...) overrides
+ours, hence no constraint on any table that a trigger writes.
+
+Why BEFORE triggers: a REPLACE deletes rows without firing a delete trigger (recursive_triggers is off by default, and the writer decides).
+So BEFORE sets aside every row that could be killed, and AFTER logs as deleted those that are really gone. A row may stay set aside when
+its statement was ignored or became an UPSERT; AFTER UPDATE and AFTER DELETE drop it, and only the newest few are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from changelog.schema import Column, Table, UniqueKey, identifier, literal
+
+MIN_SLOTS = 16  # so that a column more does not widen the log at once
+
+_AT = "strftime('%Y-%m-%dT%H:%M:%fZ','now')"
+_NONCE = "random() & 9007199254740991"  # 53 bits: exact in every JSON parser, and too many to meet by chance
+_FACTS = "at,nonce,tbl,op,key,gen"
+
+# SQLite's own "error in trigger NAME after drop column" can carry nothing but the trigger's name, so the name says what to do.
+_HINT = " (to drop a column: python -m changelog ddl FILE SQL)"
+
+NEW_EPOCH = (
+    "INSERT INTO changelog_meta(name,value,seq)"
+    " SELECT 'ancestor',value,(SELECT max(seq) FROM changelog) FROM changelog_meta WHERE name='epoch'",
+    "DELETE FROM changelog_meta WHERE name='epoch'",
+    f"INSERT INTO changelog(at,nonce,op,key) VALUES({_AT},{_NONCE},'B',lower(hex(randomblob(16))))",
+    "INSERT INTO changelog_meta(name,value,seq) SELECT 'epoch',key,seq FROM changelog ORDER BY seq DESC LIMIT 1",
+    # Last, after all DDL of ours: from here on a schema_version that moved means that somebody else changed the schema.
+    "DELETE FROM changelog_meta WHERE name='schema_version'",
+    "INSERT INTO changelog_meta(name,value) SELECT 'schema_version',schema_version FROM pragma_schema_version",
+)
+
+
+def slots_for(tables: Iterable[Table]) -> int:
+    """How many value slots a log row needs."""
+    return max([MIN_SLOTS, *(len(t.columns) for t in tables)])
+
+
+def slot_names(slots: int) -> list[str]:
+    """n0..nK, o0..oK."""
+    return [f"{kind}{i}" for kind in "no" for i in range(slots)]
+
+
+def log_tables(slots: int) -> list[str]:
+    """The changelog and its three companions."""
+    old = ",".join(f"o{i}" for i in range(slots))
+    return [
+        f"""CREATE TABLE IF NOT EXISTS changelog(seq INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT, nonce INTEGER, actor TEXT,
+  tbl TEXT, op TEXT, key, gen INTEGER, chg TEXT, rid INTEGER, orid INTEGER,
+  {",".join(slot_names(slots))})""",
+        "CREATE TABLE IF NOT EXISTS changelog_cols(tbl TEXT, gen INTEGER, pos INTEGER, col TEXT, pk INTEGER, mask INTEGER,"
+        " PRIMARY KEY(tbl, gen, pos)) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS changelog_meta(name TEXT, value, seq INTEGER)",
+        f"CREATE TABLE IF NOT EXISTS changelog_stash(tbl TEXT, rid INTEGER, {old})",
+    ]
+
+
+def column_rows(table: Table, masks: Sequence[str]) -> list[str]:
+    """The statements that name the slots of `table` for people and for other programs."""
+    masked = {m.lower() for m in masks}
+    rows = ",".join(
+        f"({literal(table.name)},{table.gen},{pos},{literal(c.name)},{c.pk},{int(f'{table.name}.{c.name}'.lower() in masked)})"
+        for pos, c in enumerate(table.columns)
+    )
+    return [f"INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES{rows}"]
+
+
+def audit_view(slots: int) -> list[str]:
+    """changelog_audit: one row per changed column, for people."""
+
+    def side(kind: str) -> str:
+        cases = " ".join(f"WHEN {i} THEN l.{kind}{i}" for i in range(slots))
+        value = f"CASE c.pos {cases} END"
+        return f"CASE WHEN c.mask AND {value} IS NOT NULL THEN '***' ELSE {value} END"
+
+    return [
+        "DROP VIEW IF EXISTS changelog_audit",
+        f"""CREATE VIEW changelog_audit AS SELECT l.seq, l.at, coalesce(l.actor,'unknown writer') AS actor, l.tbl, l.op, l.key, c.col,
+  {side("o")} AS old,
+  {side("n")} AS new
+  FROM changelog l CROSS JOIN changelog_cols c ON c.tbl=l.tbl AND c.gen=l.gen
+  WHERE l.op<>'U' OR substr(l.chg,c.pos+1,1)='1'""",
+    ]
+
+
+def table_view(table: Table, masks: Sequence[str]) -> list[str]:
+    """changelog_of_<table>: its changes with the real column names, the old value beside the new one."""
+    masked = {m.lower() for m in masks}
+
+    def pair(pos: int, column: Column) -> str:
+        hide = f"{table.name}.{column.name}".lower() in masked
+        new, old = (f"CASE WHEN {s}{pos} IS NOT NULL THEN '***' END" if hide else f"{s}{pos}" for s in "no")
+        return f"{new} AS {identifier(column.name)}, {old} AS {identifier('old_' + column.name)}"
+
+    pairs = ",\n  ".join(pair(pos, c) for pos, c in enumerate(table.columns))
+    name = identifier("changelog_of_" + table.name)
+    return [
+        f"DROP VIEW IF EXISTS {name}",
+        f"""CREATE VIEW {name} AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
+  {pairs}
+  FROM changelog WHERE tbl={literal(table.name)} AND gen={table.gen}""",
+    ]
+
+
+def table_triggers(table: Table) -> list[str]:
+    """The five CREATE TRIGGER statements of `table`."""
+    return [_after_insert(table), _after_update(table), _after_delete(table), _before_insert(table), _before_update(table)]
+
+
+def drop_triggers(table: Table) -> list[str]:
+    """The statements that take them away, if they are there."""
+    return [f"DROP TRIGGER IF EXISTS {_trigger_name(table, kind)}" for kind in ("ai", "au", "ad", "bi", "bu")]
+
+
+def _trigger_name(table: Table, kind: str) -> str:
+    return identifier(f"_changelog_{kind}_{table.name}{_HINT}")
+
+
+def _create(table: Table, kind: str, event: str, when: str, body: Sequence[str]) -> str:
+    lines = "".join(f"\n  {statement};" for statement in body)
+    return f"CREATE TRIGGER {_trigger_name(table, kind)} {event} ON {identifier(table.name)}{when} BEGIN{lines}\nEND"
+
+
+def _after_insert(table: Table) -> str:
+    values = ",".join(f"NEW.{identifier(c.name)}" for c in table.columns)
+    columns = ",".join(f"n{i}" for i in range(len(table.columns)))
+    rid, rid_value = _rowid_slots(table, "rid", "NEW")
+    log = f"INSERT INTO changelog({_FACTS}{rid},{columns}) VALUES({_facts(table, 'I', 'NEW')}{rid_value},{values})"
+    return _create(table, "ai", "AFTER INSERT", "", [*_log_killed(table, but_old=False), log])
+
+
+def _after_update(table: Table) -> str:
+    changed = [_differs(c) for c in table.columns]
+    new = ",".join(f"NEW.{identifier(c.name)}" for c in table.columns)
+    old = ",".join(
+        f"OLD.{identifier(c.name)}" if i in table.key_slots else f"CASE WHEN {changed[i]} THEN OLD.{identifier(c.name)} END"
+        for i, c in enumerate(table.columns)
+    )
+    columns = ",".join(f"{kind}{i}" for kind in "no" for i in range(len(table.columns)))
+    rid, rid_value = _rowid_slots(table, "rid", "NEW")
+    orid, orid_value = _rowid_slots(table, "orid", "OLD")
+    log = (
+        f"INSERT INTO changelog({_FACTS},chg{rid}{orid},{columns})"
+        f" VALUES({_facts(table, 'U', 'OLD')},{_joined(changed)}{rid_value}{orid_value},{new},{old})"
+    )
+    return _create(table, "au", "AFTER UPDATE", "", [*_log_killed(table, but_old=True), log])
+
+
+def _after_delete(table: Table) -> str:
+    values = ",".join(f"OLD.{identifier(c.name)}" for c in table.columns)
+    columns = ",".join(f"o{i}" for i in range(len(table.columns)))
+    orid, orid_value = _rowid_slots(table, "orid", "OLD")
+    log = f"INSERT INTO changelog({_FACTS}{orid},{columns}) VALUES({_facts(table, 'D', 'OLD')}{orid_value},{values})"
+    forget = f"DELETE FROM changelog_stash WHERE tbl={literal(table.name)} AND {_stashed(table, 'OLD')}"
+    return _create(table, "ad", "AFTER DELETE", "", [log, forget])
+
+
+def _before_insert(table: Table) -> str:
+    conditions = _conflicts(table)
+    return _create(table, "bi", "BEFORE INSERT", _when(table, conditions), _set_aside(table, conditions))
+
+
+def _before_update(table: Table) -> str:
+    conditions = [f"{c} AND NOT ({_same(table, 'x', 'OLD')})" for c in _conflicts(table)]
+    event = "BEFORE UPDATE"
+    if all(u.plain for u in table.uniques):  # else a term may depend on any column
+        taken = {c.name.lower() for c in table.all_columns}
+        # An UPDATE may name the rowid by any of its names, and `UPDATE OF` matches only what it lists.
+        names = [] if table.rowid is None else [n for n in ("rowid", "_rowid_", "oid") if n not in taken]
+        listed = dict.fromkeys([*(t for u in table.uniques for t, _ in u.terms), *([identifier(table.ipk)] if table.ipk else []), *names])
+        event += f" OF {','.join(listed)}"
+    return _create(table, "bu", event, _when(table, conditions), _set_aside(table, conditions))
+
+
+def _log_killed(table: Table, *, but_old: bool) -> list[str]:
+    """Log as deleted what was set aside and is gone: its key is NEW's now, or nobody's. The row that is being updated is not gone."""
+    vanished = f"NOT EXISTS(SELECT 1 FROM {identifier(table.name)} y WHERE {_stashed(table, 'y')})"
+    gone = f"({_stashed(table, 'NEW')} OR {vanished})"
+    is_old = _stashed(table, "OLD")
+    killed = f"NOT ({is_old}) AND {gone}" if but_old else gone
+    forgotten = f"({is_old} OR {gone})" if but_old else gone
+    mine = f"changelog_stash.tbl={literal(table.name)}"
+    columns = ",".join(f"o{i}" for i in range(len(table.columns)))
+    orid, orid_value = (",orid", ",rid") if table.keyed_by_rowid else ("", "")
+    facts = _facts(table, "D", None)
+    return [
+        f"INSERT INTO changelog({_FACTS}{orid},{columns})"
+        f" SELECT {facts}{orid_value},{columns} FROM changelog_stash WHERE {mine} AND {killed}",
+        f"DELETE FROM changelog_stash WHERE {mine} AND {forgotten}",
+    ]
+
+
+def _set_aside(table: Table, conditions: Sequence[str]) -> list[str]:
+    rid = f"x.{identifier(table.rowid)}" if table.rowid else "NULL"
+    row = ",".join([f"{rid} AS rid", *(f"x.{identifier(c.name)} AS o{i}" for i, c in enumerate(table.columns))])
+    found = " UNION ".join(f"SELECT {row} FROM {identifier(table.name)} x WHERE {c}" for c in conditions)
+    columns = ",".join(f"o{i}" for i in range(len(table.columns)))
+    kept = 16 + 4 * len(conditions)  # far more than the statements at work can hold at once
+    known = f"SELECT 1 FROM changelog_stash e WHERE e.tbl={literal(table.name)} AND {_same_slots(table, 'e', 'c')}"
+    return [
+        f"DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-{kept}",
+        f"INSERT INTO changelog_stash(tbl,rid,{columns}) SELECT {literal(table.name)},c.* FROM ({found}) c WHERE NOT EXISTS({known})",
+    ]
+
+
+def _when(table: Table, conditions: Sequence[str]) -> str:
+    return " WHEN " + " OR ".join(f"EXISTS(SELECT 1 FROM {identifier(table.name)} x WHERE {c})" for c in conditions)
+
+
+def _conflicts(table: Table) -> list[str]:
+    """For each thing that makes rows unique: the SQL condition under which row x stands in NEW's way."""
+    row = _new_as_row(table)
+    conditions = [_conflict(u, row) for u in table.uniques]
+    if table.rowid:
+        rowid = identifier(table.rowid)
+        conditions.insert(0, f"x.{rowid}=NEW.{rowid}")
+    return conditions
+
+
+def _conflict(unique: UniqueKey, row: str) -> str:
+    if unique.plain:
+        return " AND ".join(f"x.{term}=NEW.{term} COLLATE {identifier(coll)}" for term, coll in unique.terms)
+    # Expressions stand in their own text, once over x and once over NEW dressed as a row: only so does SQLite use the index.
+    tests = [f"({term})=(SELECT {term} FROM {row}) COLLATE {identifier(coll)}" for term, coll in unique.terms]
+    return " AND ".join([*tests, *([f"({unique.where})"] if unique.where else [])])
+
+
+def _new_as_row(table: Table) -> str:
+    """NEW as a one-row subquery. All columns stand in it: a generated one is NULL in BEFORE UPDATE unless its inputs are named too."""
+    return "(SELECT " + ",".join(f"NEW.{identifier(c.name)} AS {identifier(c.name)}" for c in table.all_columns) + ")"
+
+
+def _identity(table: Table) -> list[tuple[str, str, str]]:
+    """(column, stash slot, collation) of what tells one row from another while a statement runs."""
+    if table.rowid:
+        return [(identifier(table.rowid), "rid", "BINARY")]
+    return [(identifier(c.name), f"o{table.columns.index(c)}", c.collation) for c in table.primary_key]
+
+
+def _same(table: Table, left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{column}={right}.{column} COLLATE {identifier(coll)}" for column, _, coll in _identity(table))
+
+
+def _stashed(table: Table, row: str) -> str:
+    """Whether the set-aside row is `row`. (DELETE in a trigger takes no alias, so the stash goes by its full name.)"""
+    return " AND ".join(f"{row}.{column}=changelog_stash.{slot} COLLATE {identifier(coll)}" for column, slot, coll in _identity(table))
+
+
+def _same_slots(table: Table, left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{slot}={right}.{slot} COLLATE {identifier(coll)}" for _, slot, coll in _identity(table))
+
+
+def _rowid_slots(table: Table, slot: str, row: str) -> tuple[str, str]:
+    return (f",{slot}", f",{row}.{identifier(table.rowid or '')}") if table.keyed_by_rowid else ("", "")
+
+
+def _facts(table: Table, op: str, row: str | None) -> str:
+    """The values for _FACTS; `row` None takes the key from the stash."""
+    key = _key(table, (lambda c: f"{row}.{identifier(c.name)}") if row else (lambda c: f"o{table.columns.index(c)}"), row)
+    return f"{_AT},{_NONCE},{literal(table.name)},'{op}',{key},{table.gen}"
+
+
+def _key(table: Table, value: Callable[[Column], str], row: str | None) -> str:
+    """The key as people read it: native for one column, quote()-joined for several, the rowid where none is declared."""
+    if not table.primary_key:
+        return f"{row}.{identifier(table.rowid or '')}" if row else "rid"
+    if len(table.primary_key) == 1:
+        return value(table.primary_key[0])
+    return "||','||".join(f"quote({value(c)})" for c in table.primary_key)
+
+
+def _differs(column: Column) -> str:
+    """Whether OLD and NEW differ to the bit: 'bob' is not 'BOB' in a NOCASE column, and 1 is not 1.0."""
+    name = identifier(column.name)
+    collate = "" if column.collation == "BINARY" else " COLLATE BINARY"
+    test = f"OLD.{name} IS NOT NEW.{name}{collate}"
+    # Under these affinities equal values have one storage class.
+    return f"({test})" if column.affinity in ("TEXT", "REAL") else f"({test} OR typeof(OLD.{name})<>typeof(NEW.{name}))"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """`a||b||...` as a balanced tree: a chain of 900 would pass SQLite's depth limit."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    return f"({_joined(parts[:half])}||{_joined(parts[half:])})"
