@@ -1,0 +1,203 @@
+"""Read-only access to the replica for pages: one snapshot a page, a few connections, and a file that may be replaced at any moment."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from changelog.connection import Path_, connect, identity
+from changelog.errors import DamagedFile, Unavailable
+
+CONNECTIONS = 8  # at most so many pages read at once, the others wait
+WAIT_FOR_CONNECTION = 10.0  # s
+
+NEVER_FETCHED = "The first copy of the farm is being fetched from the Pi. This page will be here as soon as it has arrived."
+BROKEN = "The replica's file was damaged or replaced under this page. It is fetched anew from the Pi; try again in a few seconds."
+
+logger = logging.getLogger(__name__)
+
+FileBroke = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.CantOpenError, DamagedFile)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """The file that is held open, the number of `release` calls when it was opened, and the connection."""
+
+    file: tuple[int, int]
+    life: int
+    db: apsw.Connection
+
+
+class Replica:
+    """The replica at `path`, for readers. While the path holds nothing usable, the connections to the last good file go on serving."""
+
+    def __init__(self, path: Path_, connections: int = CONNECTIONS) -> None:
+        self.path = Path(path)
+        self._room = threading.Condition()
+        self._limit = connections
+        self._idle: list[_Reader] = []
+        self._busy = 0  # pages that read, or are about to
+        self._lent = 0  # connections that they hold
+        self._life = 0  # counts the calls of release(): readers of an older life are closed, not reused
+        self._paused = False
+        self._file: tuple[int, int] | None = None  # the newest file that was good
+
+    @contextmanager
+    def read(self) -> Iterator[apsw.Connection]:
+        """One consistent snapshot on a read-only connection, ended with the block.
+
+        Raises Unavailable when there never was a good file, when all connections stay busy, or when the file breaks inside the block.
+        """
+        reader, sound = self._take(), False
+        try:
+            yield reader.db
+            sound = True
+        except FileBroke as exc:
+            logger.error("replica cannot be read file=%s cause=%s", self.path, exc)
+            raise Unavailable(BROKEN) from exc
+        except BaseException:
+            sound = True  # an error of the page, not of the file
+            raise
+        finally:
+            self._give_back(reader, sound and _end_snapshot(reader.db))
+
+    def release(self) -> None:
+        """Close all idle connections, and the busy ones when their pages are done: for whoever installs another file."""
+        with self._room:
+            self._life += 1
+            idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.db.close()
+
+    @contextmanager
+    def paused(self, wait: float = WAIT_FOR_CONNECTION) -> Iterator[None]:
+        """No connection of ours is open inside the block, pages wait: a file can be renamed into place and its -wal removed.
+
+        Raises Unavailable when a page does not end within `wait` seconds.
+        """
+        with self._room:
+            self._paused = True
+        try:
+            self.release()
+            with self._room:
+                if not self._room.wait_for(lambda: self._busy == 0, wait):
+                    raise Unavailable("A page does not let go of the old replica: the new one is installed a little later.")
+            yield
+        finally:
+            with self._room:
+                self._paused = False
+                self._room.notify_all()
+
+    def close(self) -> None:
+        """Close every connection; the pages that still read close theirs at their end."""
+        self.release()
+
+    def _take(self) -> _Reader:
+        """A reader with its snapshot begun, of the newest good file."""
+        with self._room:
+            if not self._room.wait_for(lambda: self._busy < self._limit and not self._paused, WAIT_FOR_CONNECTION):
+                raise Unavailable("All readers of the replica are busy: try again in a few seconds.")
+            self._busy += 1
+        reader = None
+        try:
+            reader = self._newest() or self._last_good()
+        finally:
+            self._leave() if reader is None else self._lend()
+        return reader
+
+    def _newest(self) -> _Reader | None:
+        """A reader of the file that is at the path now, or None when that file is of no use."""
+        file = identity(self.path)
+        if file is None:
+            return None
+        reader = self._pop(file)
+        if reader is not None and self._began(reader):
+            return reader
+        try:
+            reader = _Reader(file, self._life, connect(self.path, readonly=True))
+        except (*FileBroke, apsw.BusyError) as exc:
+            logger.debug("replica not opened file=%s cause=%s", self.path, exc)
+            return None
+        if identity(self.path) != file or not self._began(reader):
+            reader.db.close()
+            return None
+        self._adopt(file)
+        return reader
+
+    def _last_good(self) -> _Reader:
+        """A reader of the last good file: the one at the path is missing, damaged, or no replica yet."""
+        while self._file is not None:
+            with self._room:
+                # Its path is gone, so no connection can be added: wait for one of those that are open.
+                self._room.wait_for(lambda: self._idle or self._lent == 0, WAIT_FOR_CONNECTION)
+            reader = self._pop(self._file)
+            if reader is None:
+                raise Unavailable(BROKEN)
+            if self._began(reader):
+                return reader
+        raise Unavailable(NEVER_FETCHED)
+
+    def _pop(self, file: tuple[int, int]) -> _Reader | None:
+        with self._room:
+            for place, reader in enumerate(self._idle):
+                if reader.file == file:
+                    return self._idle.pop(place)
+        return None
+
+    def _began(self, reader: _Reader) -> bool:
+        """Begin the snapshot; False, with the connection closed, where the file proves to be no bootstrapped replica."""
+        try:
+            reader.db.execute("BEGIN")
+            # The first read takes the snapshot. It also tells an emptied file, which SQLite reads as an empty database, from a replica.
+            if reader.db.execute("SELECT seq FROM changelog_position").fetchall():
+                return True
+        except (*FileBroke, apsw.SQLError, apsw.BusyError) as exc:
+            logger.debug("replica not readable file=%s cause=%s", self.path, exc)
+        reader.db.close()
+        return False
+
+    def _adopt(self, file: tuple[int, int]) -> None:
+        """`file` is the good one from here on: connections to an older one are closed."""
+        with self._room:
+            if file == self._file:
+                return
+            self._file = file
+            old = [reader for reader in self._idle if reader.file != file]
+            self._idle = [reader for reader in self._idle if reader.file == file]
+        for reader in old:
+            reader.db.close()
+
+    def _give_back(self, reader: _Reader, sound: bool) -> None:
+        with self._room:
+            keep = sound and reader.life == self._life and reader.file == self._file
+            if keep:
+                self._idle.append(reader)
+            self._lent -= 1
+        if not keep:
+            reader.db.close()
+        self._leave()
+
+    def _lend(self) -> None:
+        with self._room:
+            self._lent += 1
+
+    def _leave(self) -> None:
+        with self._room:
+            self._busy -= 1
+            self._room.notify_all()
+
+
+def _end_snapshot(db: apsw.Connection) -> bool:
+    """End the read transaction; False when it stays open (a statement was not read to its end), then the connection is closed instead."""
+    try:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        return db.txn_state("main") == apsw.SQLITE_TXN_NONE
+    except apsw.Error:
+        return False

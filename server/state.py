@@ -1,0 +1,108 @@
+"""What the sync service is doing, as facts that the pages, the status API and the log agree on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from server.clock import utc_text
+
+State = Literal["starting", "bootstrapping", "following", "stale", "refused", "pages-only"]
+
+SILENCE_MATTERS = ("starting", "bootstrapping", "following")  # in these states no contact for `stale_after` means stale
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One moment of the sync service. `epoch` and `seq` are the replica's, `head` the primary's newest known seq; ages are in seconds."""
+
+    state: State = "starting"
+    epoch: str | None = None
+    seq: int | None = None
+    head: int | None = None
+    lag_seconds: float | None = None  # since the replica was last known to be at the head; 0 while it is there
+    silent_seconds: float = 0.0  # since the primary last answered (or since the start, when it never did)
+    last_contact: str | None = None  # UTC
+    last_error: str | None = None
+    progress: tuple[int, int | None] | None = None  # bytes of a bootstrap that are here, and of how many
+    last_verify: str | None = None
+
+    @property
+    def lag_changes(self) -> int | None:
+        """How many changes the primary is known to have that are not here; None when either side is unknown."""
+        return None if self.head is None or self.seq is None else max(0, self.head - self.seq)
+
+
+class SyncState:
+    """Thread-safe facts: the sync service writes them, everybody reads them with `facts()`."""
+
+    def __init__(
+        self,
+        stale_after: float,
+        state: State = "starting",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        utc: Callable[[], str] = utc_text,
+    ) -> None:
+        """`stale_after`: seconds without contact after which the rows are called stale. `clock` (s) and `utc` are for tests."""
+        self._lock = threading.Lock()
+        self._stale_after, self._clock, self._utc = stale_after, clock, utc
+        self._facts = Facts(state=state)
+        self._contact_at = clock()
+        self._at_head_at: float | None = None
+
+    def facts(self) -> Facts:
+        """All facts of this moment, with the ages and with `stale` worked out."""
+        with self._lock:
+            facts, silent = self._facts, self._clock() - self._contact_at
+            stale = facts.state in SILENCE_MATTERS and silent > self._stale_after
+            lag = None if self._at_head_at is None else self._clock() - self._at_head_at
+            if facts.state == "following" and not stale and facts.lag_changes == 0:
+                lag = 0.0
+            return replace(facts, state="stale" if stale else facts.state, silent_seconds=silent, lag_seconds=lag)
+
+    def position(self, epoch: str, seq: int) -> None:
+        """The replica stands here (at the start, and after each commit of replay)."""
+        with self._lock:
+            self._facts = replace(self._facts, epoch=epoch, seq=seq)
+            self._note_head()
+
+    def bootstrapping(self, done: int = 0, total: int | None = None) -> None:
+        """A bootstrap is under way: `done` of `total` bytes have arrived. It is a contact too."""
+        with self._lock:
+            self._touch()
+            self._facts = replace(self._facts, state="bootstrapping", progress=(done, total))
+
+    def following(self, head: int) -> None:
+        """The primary answered and its newest change is `head`: the error, if there was one, is over."""
+        with self._lock:
+            self._touch()
+            self._facts = replace(self._facts, state="following", head=head, last_error=None, progress=None)
+            self._note_head()
+
+    def failed(self, error: str) -> None:
+        """A try failed: `error` names the host and the cause. The state stays; silence will make it stale."""
+        with self._lock:
+            self._facts = replace(self._facts, last_error=error)
+
+    def refused(self, error: str) -> None:
+        """The primary at the address is a stranger, or refuses us: nothing moves until somebody acts on `error`."""
+        with self._lock:
+            self._touch()
+            self._facts = replace(self._facts, state="refused", last_error=error, progress=None)
+
+    def verified(self, result: str) -> None:
+        """The newest comparison of both sides ended with `result`, a sentence with its time."""
+        with self._lock:
+            self._facts = replace(self._facts, last_verify=result)
+
+    def _touch(self) -> None:
+        self._contact_at = self._clock()
+        self._facts = replace(self._facts, last_contact=self._utc())
+
+    def _note_head(self) -> None:
+        if self._facts.lag_changes == 0:
+            self._at_head_at = self._contact_at

@@ -1,0 +1,289 @@
+"""server.db: what belongs to this server alone and is never replicated. Settings, sync totals and history, API tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import apsw
+
+from changelog.connection import Path_, connect, identity, one
+from changelog.errors import Conflict, DamagedFile, NotFound
+from server.clock import utc_text
+
+FLUSH_INTERVAL = 10.0  # s between writes of counters: an idle poll must not cost a commit
+HISTORY_SPAN = 600.0  # s for which equal outcomes are one line of the history
+HISTORY_KEPT = 7 * 86_400.0  # s
+TOKEN_PREFIX = "drv_"
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sync_totals(
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  total_syncs INTEGER NOT NULL DEFAULT 0,
+  successful_syncs INTEGER NOT NULL DEFAULT 0,
+  failed_syncs INTEGER NOT NULL DEFAULT 0,
+  total_records_synced INTEGER NOT NULL DEFAULT 0,
+  last_sync_time TEXT                             -- UTC, of the newest success
+);
+INSERT OR IGNORE INTO sync_totals(one) VALUES (1);
+CREATE TABLE IF NOT EXISTS sync_history(
+  id INTEGER PRIMARY KEY,
+  started_at TEXT NOT NULL,                       -- UTC, of the first of these syncs
+  ended_at TEXT NOT NULL,                         -- UTC, of the last
+  kind TEXT NOT NULL,                             -- bootstrap or pull
+  outcome TEXT NOT NULL,                          -- ok or failed
+  reason TEXT,                                    -- why a bootstrap was made, or why it failed
+  times INTEGER NOT NULL,                         -- how many syncs this line stands for
+  records INTEGER NOT NULL,
+  bytes INTEGER NOT NULL,
+  seconds REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS tokens(name TEXT PRIMARY KEY, hash BLOB NOT NULL, created_at TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["bootstrap", "pull"]
+Outcome = Literal["ok", "failed"]
+
+
+class Totals(NamedTuple):
+    """What the syncs of all starts add up to; `last_sync_time` is UTC text."""
+
+    total_syncs: int
+    successful_syncs: int
+    failed_syncs: int
+    total_records_synced: int
+    last_sync_time: str | None
+
+
+@dataclass(slots=True)
+class HistoryLine:
+    """Equal syncs in a row: `times` of them between two moments (UTC), their rows, bytes and seconds added up."""
+
+    started_at: str
+    ended_at: str
+    kind: Kind
+    outcome: Outcome
+    reason: str | None
+    times: int = 0
+    records: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+class Store:
+    """The local database at `path`, made when missing and made anew (the old one set aside) when damaged."""
+
+    def __init__(self, path: Path_, *, checkpoints: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """`checkpoints`: this process owns the file's checkpoints (the server does, commands do not). `clock` (s) is for tests."""
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._checkpoints, self._clock = checkpoints, clock
+        self._connection: apsw.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._gained = Totals(0, 0, 0, 0, None)  # not yet in the file
+        self._line: HistoryLine | None = None  # the newest line of the history, still growing
+        self._line_began = self._flushed_at = clock()
+        self._line_id: int | None = None  # its row, once it was flushed
+        with self._db():
+            pass
+
+    @property
+    def replica_id(self) -> str:
+        """By this name the Pi knows us: made at the first start, kept in the file."""
+        with self._db() as db:
+            db.execute("INSERT OR IGNORE INTO settings VALUES ('replica_id', ?)", (uuid.uuid4().hex,))
+            return one(db, "SELECT value FROM settings WHERE name='replica_id'")
+
+    @property
+    def accepted_epoch(self) -> str | None:
+        """The epoch of the Pi that we took as ours, or None before the first bootstrap: the guard against strangers."""
+        with self._db() as db:
+            return one(db, "SELECT value FROM settings WHERE name='accepted_epoch'")
+
+    @accepted_epoch.setter
+    def accepted_epoch(self, epoch: str) -> None:
+        with self._db() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('accepted_epoch', ?)", (epoch,))
+
+    def record_sync(
+        self, kind: Kind, outcome: Outcome, *, rows: int = 0, bytes: int = 0, seconds: float = 0.0, reason: str | None = None
+    ) -> None:
+        """Count one sync. A pull that brought nothing only counts; everything else also goes into the history. Written within 10 s."""
+        with self._lock:
+            ok, now = outcome == "ok", utc_text()
+            self._gained = _sum(self._gained, Totals(1, int(ok), int(not ok), rows, now if ok else None))
+            if kind == "bootstrap" or not ok or rows:
+                line = self._line_for(kind, outcome, reason, now)
+                line.ended_at, line.times, line.records = now, line.times + 1, line.records + rows
+                line.bytes, line.seconds = line.bytes + bytes, line.seconds + seconds
+            if self._clock() - self._flushed_at >= FLUSH_INTERVAL:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the counters and the newest history line."""
+        with self._db() as db, db:
+            self._write_totals(db)
+            if self._line is not None:
+                self._write_line(db, self._line)
+            db.execute("DELETE FROM sync_history WHERE ended_at < ?", (utc_text(HISTORY_KEPT),))
+            self._flushed_at = self._clock()
+
+    def totals(self) -> Totals:
+        """The totals of all starts, up to this moment."""
+        with self._db() as db:
+            columns = ", ".join(Totals._fields)
+            stored = Totals._make(db.execute(f"SELECT {columns} FROM sync_totals").fetchall()[0])
+        return _sum(stored, self._gained)
+
+    def history(self, limit: int = 50) -> list[HistoryLine]:
+        """The newest lines first."""
+        self.flush()
+        with self._db() as db:
+            rows = db.execute(
+                """SELECT started_at, ended_at, kind, outcome, reason, times, records, bytes, seconds
+                   FROM sync_history ORDER BY id DESC LIMIT ?""",
+                (limit,),
+            )
+            return [HistoryLine(*row) for row in rows]
+
+    def add_token(self, name: str) -> str:
+        """Make an API token and return it: only its hash is kept. Raises Conflict when the name is taken."""
+        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        try:
+            with self._db() as db:
+                db.execute("INSERT INTO tokens VALUES (?, ?, ?)", (name, _hash(token), utc_text()))
+        except apsw.ConstraintError as exc:
+            raise Conflict(f"a token named {name!r} exists: revoke it first, or choose another name") from exc
+        return token
+
+    def revoke_token(self, name: str) -> None:
+        """The token of this name is no longer valid. Raises NotFound."""
+        with self._db() as db:
+            if not db.execute("DELETE FROM tokens WHERE name=? RETURNING name", (name,)).fetchall():
+                raise NotFound(f"there is no token named {name!r}: see `python -m server token list`")
+
+    def tokens(self) -> list[tuple[str, str]]:
+        """(name, created_at) of every token."""
+        with self._db() as db:
+            return [(str(name), str(made)) for name, made in db.execute("SELECT name, created_at FROM tokens ORDER BY name")]
+
+    def is_token(self, token: str) -> bool:
+        """Whether this is a valid token, compared in constant time."""
+        given = _hash(token)
+        with self._db() as db:
+            hashes = [row[0] for row in db.execute("SELECT hash FROM tokens")]
+        return any(hmac.compare_digest(given, known) for known in hashes)
+
+    def close(self) -> None:
+        """Write what is counted and close the file."""
+        with self._lock:
+            self.flush()
+            self._drop()
+
+    @contextmanager
+    def _db(self) -> Iterator[apsw.Connection]:
+        """The connection, alone; a file that is missing or broken is made anew, and what the block wanted is an error only that once."""
+        with self._lock:
+            if self._connection is None or identity(self.path) != self._file:
+                self._open()
+            assert self._connection is not None
+            try:
+                yield self._connection
+            except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
+                self._drop()
+                self._set_aside(exc)
+                raise DamagedFile(f"{self.path} was damaged and is made anew: {exc}", path=str(self.path)) from exc
+
+    def _open(self) -> None:
+        if self._connection is not None and not self.path.exists():
+            logger.warning("local database was removed and is made anew file=%s", self.path)
+            self._remove_wal()
+        self._drop()
+        self._line_id = None
+        try:
+            self._connection = self._prepared()
+        except (DamagedFile, apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
+            self._set_aside(exc)
+            self._connection = self._prepared()
+        self._file = identity(self.path)
+
+    def _prepared(self) -> apsw.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        db = connect(self.path, create=True, checkpoints=self._checkpoints)
+        try:
+            db.execute(SCHEMA)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _set_aside(self, cause: Exception) -> None:
+        aside = self.path.with_name(f"{self.path.name}.damaged-{utc_text().replace(':', '')}")
+        logger.error("local database is damaged and made anew file=%s kept_as=%s cause=%s", self.path, aside, cause)
+        if self.path.exists():
+            self.path.rename(aside)
+        self._remove_wal()
+
+    def _remove_wal(self) -> None:
+        # A -wal that was left by another file would be replayed into the new one.
+        for suffix in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def _write_totals(self, db: apsw.Connection) -> None:
+        db.execute(
+            """UPDATE sync_totals SET total_syncs=total_syncs+?, successful_syncs=successful_syncs+?, failed_syncs=failed_syncs+?,
+               total_records_synced=total_records_synced+?, last_sync_time=coalesce(?, last_sync_time)""",
+            self._gained,
+        )
+        self._gained = Totals(0, 0, 0, 0, None)
+
+    def _line_for(self, kind: Kind, outcome: Outcome, reason: str | None, now: str) -> HistoryLine:
+        """The line that this sync belongs to: the newest one when it is of the same sort and young, else a new one."""
+        line, age = self._line, self._clock() - self._line_began
+        if line is not None:
+            if (kind, outcome, reason) == (line.kind, line.outcome, line.reason) and kind == "pull" and age < HISTORY_SPAN:
+                return line
+            self.flush()
+        self._line, self._line_id, self._line_began = HistoryLine(now, now, kind, outcome, reason), None, self._clock()
+        return self._line
+
+    def _write_line(self, db: apsw.Connection, line: HistoryLine) -> None:
+        self._line_id = one(
+            db,
+            """INSERT OR REPLACE INTO sync_history(id, started_at, ended_at, kind, outcome, reason, times, records, bytes, seconds)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id""",
+            (self._line_id, *astuple(line)),
+        )
+
+
+def _sum(a: Totals, b: Totals) -> Totals:
+    """`a` and what came after it."""
+    return Totals(
+        a.total_syncs + b.total_syncs,
+        a.successful_syncs + b.successful_syncs,
+        a.failed_syncs + b.failed_syncs,
+        a.total_records_synced + b.total_records_synced,
+        b.last_sync_time or a.last_sync_time,
+    )
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
