@@ -23,7 +23,7 @@ _FORWARDED = re.compile(r"forwarded|x-forwarded-.*|x-real-ip", re.IGNORECASE)  #
 
 def from_loopback(request: Request, trust: bool) -> bool:
     """Whether the caller is a program on this machine that talks to us directly, and `trust` (TRUST_LOOPBACK) lets that count."""
-    if not trust or any(_FORWARDED.fullmatch(name) for name in request.headers.keys()):  # noqa: SIM118: werkzeug's Headers iterate as pairs
+    if not trust or any(_FORWARDED.fullmatch(name) for name, _ in request.headers):
         return False
     try:
         peer = ipaddress.ip_address(request.remote_addr or "")
