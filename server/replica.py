@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from changelog.connection import Path_, connect, identity
+from changelog.connection import Path_, connect, identity, one
 from changelog.errors import DamagedFile, Unavailable
 
 CONNECTIONS = 8  # at most so many pages read at once, the others wait
@@ -66,6 +66,14 @@ class Replica:
             raise
         finally:
             self._give_back(reader, sound and _end_snapshot(reader.db))
+
+    def position(self) -> tuple[str | None, int | None]:
+        """The epoch and seq of the replica's rows, or Nones where none can be read."""
+        try:
+            with self.read() as db:
+                return one(db, "SELECT epoch FROM changelog_position"), one(db, "SELECT seq FROM changelog_position")
+        except Unavailable:
+            return None, None
 
     def release(self) -> None:
         """Close all idle connections, and the busy ones when their pages are done: for whoever installs another file."""

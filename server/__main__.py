@@ -1,0 +1,146 @@
+"""python -m server: the replica's commands. Exit codes: 0 ok, 1 failed, 2 usage, 3 diverged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from flask import Flask
+
+from changelog.errors import DroverError
+from changelog.node.logs import start_logging
+from changelog.node.runner import Role, Service
+from changelog.node.runner import serve as run_role
+from changelog.node.settings import Settings, prepare_data_dir
+from server.app import create_app
+from server.local import local_status, stored_status
+from server.replica import Replica
+from server.state import SyncState
+from server.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class OpenFiles:
+    """Both databases as the first service to start, hence the last to stop."""
+
+    def __init__(self, store: Store, replica: Replica) -> None:
+        self.store, self.replica = store, replica
+
+    def start(self) -> None:
+        """They are open already."""
+
+    def stop(self) -> None:
+        """Write what is counted, close both."""
+        self.store.close()
+        self.replica.close()
+
+
+@click.group()
+def main() -> None:
+    """The replica: an exact copy of the farm's database, with its office pages."""
+
+
+@main.command()
+def serve() -> None:
+    """Follow the Pi and serve the office pages until a signal ends it."""
+    with failing_in_one_line():
+        settings = Settings.load()
+        prepare_data_dir(settings)
+        start_logging(settings, "server")
+    run_role(Role("server", settings.server_bind, settings.server_port, None, None, lambda: create(settings)))
+
+
+def create(settings: Settings) -> tuple[Flask, list[Service]]:
+    """The application and what runs beside it, made in the worker process."""
+    replica, store = Replica(settings.replica_db), Store(settings.server_db, checkpoints=True)
+    services: list[Service] = [OpenFiles(store, replica)]
+    if not settings.is_server_ui:
+        logger.info("Pages only (IS_SERVER_UI=False): this server does not follow the Pi")
+        return create_app(settings, replica, store, SyncState(settings.stale_after, "pages-only"), None), services
+    from server.sync import SyncService
+
+    state = SyncState(settings.stale_after)
+    sync = SyncService(settings, replica, store, state)
+    return create_app(settings, replica, store, state, sync), [*services, sync]
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(as_json: bool) -> None:
+    """How the replica is doing: asked of the running server, else read from its files."""
+    with failing_in_one_line():
+        settings = Settings.load()
+        facts = local_status(settings) or stored_status(settings)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            click.echo(f"{name:<22}{'-' if value is None else value}")
+
+
+@main.group()
+def token() -> None:
+    """Tokens for /office/api: `Authorization: Bearer TOKEN`."""
+
+
+@token.command("add")
+@click.argument("name")
+def token_add(name: str) -> None:
+    """Make a token and print it: it is shown this once."""
+    with local_store() as store:
+        click.echo(store.add_token(name))
+
+
+@token.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+def token_list(as_json: bool) -> None:
+    """The names of all tokens."""
+    with local_store() as store:
+        known: list[dict[str, Any]] = [{"name": name, "created_at": made} for name, made in store.tokens()]
+    if as_json:
+        click.echo(json.dumps(known))
+    else:
+        for each in known:
+            click.echo(f"{each['created_at']}  {each['name']}")
+
+
+@token.command("revoke")
+@click.argument("name")
+def token_revoke(name: str) -> None:
+    """Make the token of this name worthless."""
+    with local_store() as store:
+        store.revoke_token(name)
+    click.echo(f"revoked {name}")
+
+
+@contextmanager
+def local_store() -> Iterator[Store]:
+    """server.db, for one command."""
+    with failing_in_one_line():
+        settings = Settings.load()
+        prepare_data_dir(settings)
+        store = Store(settings.server_db)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@contextmanager
+def failing_in_one_line() -> Iterator[None]:
+    """An error of ours ends the command with its message on stderr and exit code 1."""
+    try:
+        yield
+    except DroverError as exc:
+        click.echo(exc.message, err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m server")

@@ -1,0 +1,65 @@
+"""The server's Flask application: pages, login and status over one replica."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response, g, make_response, render_template, request
+
+from changelog.node.problems import install_problems
+from changelog.node.settings import Settings
+from server import show
+from server.login import install_login
+from server.office import Office, office
+from server.pages import pages
+from server.replica import Replica
+from server.state import SyncState
+from server.status import status
+from server.store import Store
+
+if TYPE_CHECKING:
+    from server.sync import SyncService
+
+LARGEST_FORM = 64 * 1024  # bytes
+ASSET_AGE = 3600  # s that a browser keeps style sheet and script; their addresses change with the file
+CSP = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'; img-src 'self' data:"  # data: the arrows and ticks inside pico.min.css
+)
+
+
+def create_app(settings: Settings, replica: Replica, store: Store, state: SyncState, sync: SyncService | None) -> Flask:
+    """The application over these parts; `sync` is None where the server shows pages only."""
+    app = Flask(__name__)
+    app.config.update(MAX_CONTENT_LENGTH=LARGEST_FORM, SEND_FILE_MAX_AGE_DEFAULT=ASSET_AGE)
+    app.extensions["office"] = Office(settings, replica, store, state, sync)
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider: answers keep the order in which they are written
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    install_login(app, settings.secret_key, settings.data_dir)
+    install_problems(app, html=error_page, csp=CSP)
+    show.install_filters(app)
+    app.register_blueprint(pages)
+    app.register_blueprint(status)
+    app.context_processor(page_facts)
+    app.after_request(keep_out_of_caches)
+    return app
+
+
+def page_facts() -> dict[str, Any]:
+    """What the frame of every page shows: the replication line and who is signed in."""
+    facts = office().state.facts()
+    stale = facts.state in ("stale", "refused", "pages-only")
+    as_of = office().store.totals().last_sync_time if stale else None
+    return {"facts": facts, "as_of": as_of, "user": g.get("user"), "position": g.get("position")}
+
+
+def error_page(status: int, message: str) -> Response:
+    """An error as a page that says what is going on."""
+    return make_response(render_template("error.html", status=status, message=message))
+
+
+def keep_out_of_caches(response: Response) -> Response:
+    """Pages hold the farm's data: no cache keeps them, and the back button does not show them after signing out."""
+    if request.endpoint != "static":
+        response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,192 @@
+"""Who is asking: login against the replicated users, sessions, CSRF tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import apsw
+from flask import Blueprint, Flask, flash, g, redirect, render_template, request, session, url_for
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from changelog.errors import Forbidden
+from changelog.node.access import RateLimit
+from server.office import office
+from server.paging import rows_of
+
+SESSION_LIFETIME = timedelta(hours=12)
+ATTEMPTS_PER_SECOND, ATTEMPTS_BURST = 0.1, 10  # of one address, and for one name
+HASHES_AT_ONCE = threading.Semaphore(2)  # a scrypt check takes 32 MiB and a core: a flood of logins must not take all
+USABLE_HASH = "scrypt:"
+
+logger = logging.getLogger(__name__)
+login = Blueprint("login", __name__, url_prefix="/office")
+attempts = RateLimit(ATTEMPTS_PER_SECOND, ATTEMPTS_BURST)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One row of the replicated users. `proof` changes with the password, the role and the name: a session of before is then over."""
+
+    id: int
+    username: str
+    role: str
+    password_hash: str
+    active: bool
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether this user may set the replica back."""
+        return self.role == "admin"
+
+    @property
+    def proof(self) -> str:
+        """What a session keeps of the row, to see that it is still the same; tells nothing about the password."""
+        return hashlib.sha256(f"{self.username}\0{self.role}\0{self.password_hash}".encode(errors="replace")).hexdigest()[:32]
+
+
+def install_login(app: Flask, secret_key: str, data_dir: Path) -> None:
+    """Sessions, CSRF protection of every form, and the login pages."""
+    app.config.update(
+        SECRET_KEY=secret_key or kept_secret(data_dir / "secret_key"),
+        SESSION_COOKIE_NAME="drover",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        PERMANENT_SESSION_LIFETIME=SESSION_LIFETIME,
+        SESSION_REFRESH_EACH_REQUEST=False,
+    )
+    app.register_blueprint(login)
+    app.jinja_env.globals["csrf_token"] = csrf_token
+
+
+def kept_secret(path: Path) -> str:
+    """The secret in the file, which is made (mode 0600) when missing or empty."""
+    if not path.exists() or not path.read_text().strip():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text().strip()
+
+
+def session_user(db: apsw.Connection) -> User | None:
+    """The user of this request's session, or None: no session, or the row changed, was deactivated or removed since the login."""
+    user = _find(db, "id", session["user"]) if "user" in session else None
+    if user is None or not user.active or not hmac.compare_digest(user.proof, str(session.get("proof"))):
+        return None
+    return user
+
+
+def signed_in(view: Callable[..., Any]) -> Callable[..., Any]:
+    """`view(db, ...)` for signed-in people only: user, position and page are read from one snapshot."""
+
+    @wraps(view)
+    def wrapper(**arguments: Any) -> Any:
+        with office().replica.read() as db:
+            g.user = session_user(db)
+            if g.user is None:
+                return redirect(url_for("login.form", next=request.full_path.rstrip("?") if request.method == "GET" else None))
+            g.position = rows_of(db, "SELECT epoch, seq, at FROM changelog_position")[0]
+            return view(db, **arguments)
+
+    return wrapper
+
+
+def csrf_token() -> str:
+    """The token of this session, for a hidden field of every form."""
+    if "csrf" not in session:
+        session["csrf"] = secrets.token_urlsafe(24)
+    return session["csrf"]
+
+
+def check_csrf() -> None:
+    """Raises Forbidden unless the form (or the header X-CSRF-Token) carries the token of the session."""
+    given = request.headers.get("X-CSRF-Token") or request.form.get("csrf_token", "")
+    if not hmac.compare_digest(given.encode(), session.get("csrf", "").encode()) or not given:
+        raise Forbidden("This form is too old, or was not ours: go back, reload the page and send it again.")
+
+
+@login.before_app_request
+def protect_forms() -> None:
+    """Every POST of a page needs the token; the API (blueprint `status`) decides by itself, since keys need none."""
+    if request.method == "POST" and request.blueprint != "status":
+        check_csrf()
+
+
+@login.get("/login")
+def form() -> Any:
+    """The login form, or the page asked for when there is a session already."""
+    with office().replica.read() as db:
+        if session_user(db):
+            return redirect(own_path(request.args.get("next", "")))
+    return render_template("login.html", username="", wrong=False)
+
+
+@login.post("/login")
+def enter() -> Any:
+    """Begin a session, or show the form again with a 401."""
+    username, password = request.form.get("username", ""), request.form.get("password", "")
+    attempts.check(f"address {request.remote_addr}")
+    attempts.check(f"user {username[:80]}")
+    with office().replica.read() as db:
+        user = _find(db, "username", username)
+    if not is_password(user, password):
+        logger.warning("login refused user=%r address=%s", username[:80], request.remote_addr)
+        return render_template("login.html", username=username[:80], wrong=True), 401
+    assert user is not None
+    session.clear()
+    session.permanent = True
+    session["user"], session["proof"] = user.id, user.proof
+    logger.info("login user=%r address=%s", username, request.remote_addr)
+    return redirect(own_path(request.args.get("next", "")))
+
+
+@login.post("/logout")
+def leave() -> Any:
+    """End the session."""
+    session.clear()
+    flash("You are signed out.")
+    return redirect(url_for("login.form"))
+
+
+def own_path(target: str) -> str:
+    """`target` when it is a path of the office, else its first page: a login must not lead to another host."""
+    return target if target.startswith("/office/") and "\\" not in target else url_for("pages.batches")
+
+
+def is_password(user: User | None, password: str) -> bool:
+    """Whether the password opens this user; takes the same time where there is no such user or no usable hash."""
+    usable = user is not None and user.active and user.password_hash.startswith(USABLE_HASH)
+    known = user.password_hash if usable and user is not None else _unmatched()
+    with HASHES_AT_ONCE:
+        try:
+            return check_password_hash(known, password) and usable
+        except ValueError:  # scrypt with parameters that it refuses
+            return False
+
+
+_hash_of_nothing: list[str] = []
+
+
+def _unmatched() -> str:
+    """A hash that costs what a real one does and that nobody knows a password of."""
+    if not _hash_of_nothing:
+        _hash_of_nothing.append(generate_password_hash(secrets.token_hex(32)))
+    return _hash_of_nothing[0]
+
+
+def _find(db: apsw.Connection, column: str, value: Any) -> User | None:
+    found = rows_of(db, f"SELECT * FROM users WHERE {column}=?", (value,))
+    if not found:
+        return None
+    row = found[0]
+    return User(row["id"], str(row["username"]), str(row.get("role")), str(row["password_hash"]), bool(row.get("is_active", 1)))

@@ -1,0 +1,32 @@
+"""What the views of one server share: its settings, its files and its sync service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask import current_app
+
+from changelog.node.settings import Settings
+from server.replica import Replica
+from server.state import SyncState
+from server.store import Store
+
+if TYPE_CHECKING:
+    from server.sync import SyncService
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """The parts of a running server. `sync` is None where the pages run alone (IS_SERVER_UI=False)."""
+
+    settings: Settings
+    replica: Replica
+    store: Store
+    state: SyncState
+    sync: SyncService | None
+
+
+def office() -> Office:
+    """The parts of the server that answers this request."""
+    return current_app.extensions["office"]

@@ -1,0 +1,124 @@
+"""How values look on a page: times, counts, values of the changelog, and the sentences about replication."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, url_for
+from markupsafe import Markup
+
+from server.state import Facts
+
+NOTHING = "\N{EN DASH}"  # in place of a value that is not known
+LONGEST_VALUE = 40  # characters of a changed value
+OWN_COLUMNS = ("id", "created_at", "updated_at")  # say nothing beside the line that they stand in
+VERBS = {"I": "added", "U": "changed", "D": "removed"}
+
+STATE_WORDS = {
+    "starting": "Starting",
+    "bootstrapping": "Fetching a copy",
+    "following": "Following the Pi",
+    "stale": "Stale",
+    "refused": "Refused",
+    "pages-only": "Pages only",
+}
+
+
+def install_filters(app: Flask) -> None:
+    """The filters and functions that the templates use."""
+    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, value=value, words=words)
+    app.jinja_env.globals.update(asset=asset, state_words=STATE_WORDS, replication_note=replication_note)
+
+
+def moment(text: Any, kind: str = "time") -> str | Markup:
+    """A UTC text of the database as <time>: the script shows it in the viewer's zone, or (`kind` "age") as an age."""
+    if text is None:
+        return NOTHING
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text)
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return Markup('<time datetime="{}" title="{}" data-show="{}">{}</time>').format(
+        at.strftime("%Y-%m-%dT%H:%M:%SZ"), exact, kind, at.strftime("%Y-%m-%d %H:%M UTC")
+    )
+
+
+def count(number: int | None) -> str:
+    """1234567 as 1 234 567, with thin spaces."""
+    return NOTHING if number is None else f"{number:,}".replace(",", "\u202f")
+
+
+def size(number: int | None) -> str:
+    """Bytes for people."""
+    amount = float(number or 0)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def span(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for limit, unit, length in ((90, "s", 1), (5400, "min", 60), (129_600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"
+
+
+def value(found: Any) -> str:
+    """One value of a row, short, as an auditor reads it."""
+    if found is None:
+        return "nothing"
+    if isinstance(found, bytes):
+        return f"{len(found)} bytes"
+    text = str(found)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def words(change: dict[str, Any]) -> str:
+    """What a change did, as a sentence without its subject: `changed cattle 7: weight 250 → 260`."""
+    verb = VERBS.get(change["op"])
+    if verb is None:
+        return {"B": "began a new log", "X": "changed the schema"}.get(change["op"], f"recorded {change['op']}")
+    parts = [_part(change["op"], *column) for column in change["columns"] if column[0] not in OWN_COLUMNS]
+    told = ", ".join(part for part in parts if part)
+    return f"{verb} {change['tbl']} {value(change['key'])}{': ' if told else ''}{told}"
+
+
+def _part(op: str, column: str, old: Any, new: Any) -> str:
+    if op == "U":
+        return f"{column} {value(old)} → {value(new)}"
+    found = new if op == "I" else old
+    return "" if found is None else f"{column} {value(found)}"
+
+
+def replication_note(facts: Facts) -> str:
+    """One sentence about how the rows of this page relate to the Pi's."""
+    if facts.state == "pages-only":
+        return "This server does not follow the Pi (IS_SERVER_UI=False)."
+    if facts.state == "bootstrapping":
+        done, total = facts.progress or (0, None)
+        return f"{size(done)} of {size(total)} have arrived." if total else f"{size(done)} have arrived."
+    if facts.state in ("stale", "refused"):
+        return facts.last_error or f"The Pi has not answered for {span(facts.silent_seconds)}."
+    if facts.last_error:
+        return facts.last_error
+    if facts.lag_changes:
+        return f"{count(facts.lag_changes)} changes behind."
+    return "Up to date." if facts.lag_changes == 0 else ""
+
+
+def asset(name: str) -> str:
+    """The address of a static file, which changes with the file so that browsers may keep it."""
+    changed = os.stat(Path(__file__).with_name("static") / name).st_mtime_ns
+    return url_for("static", filename=name, v=f"{changed // 1_000_000:x}")

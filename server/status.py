@@ -1,0 +1,115 @@
+"""How the replica is doing, for programs: sync-status, resync, livez, readyz."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Blueprint, request
+
+from changelog.errors import Conflict, Forbidden, Unauthorized, Unavailable
+from changelog.node.access import from_loopback
+from server.login import check_csrf, session_user
+from server.office import office
+
+BEARER = "Bearer "
+
+status = Blueprint("status", __name__)
+
+
+@status.get("/office/api/sync-status")
+def sync_status() -> Any:
+    """The sync service in numbers, for a session, a token or loopback."""
+    if not _by_key() and not _session_role():
+        raise Unauthorized("Sign in, or send `Authorization: Bearer TOKEN` with a token of `python -m server token add NAME`.")
+    return {"success": True, "data": status_data()}
+
+
+@status.post("/office/api/resync")
+def resync() -> Any:
+    """Ask for a bootstrap: 202, and sync-status tells how it goes."""
+    if not _by_key():
+        if _session_role() != "admin":
+            raise Unauthorized("A resync needs an admin's session, or `Authorization: Bearer TOKEN` with a token of this server.")
+        check_csrf()
+    request_resync("asked for by the API")
+    return {"success": True, "message": "A bootstrap was asked for: see /office/api/sync-status."}, 202
+
+
+@status.get("/livez")
+def livez() -> Any:
+    """200 as long as the process answers."""
+    return {"success": True}
+
+
+@status.get("/readyz")
+def readyz() -> Any:
+    """200 when pages can be read and are not older than READY_MAX_LAG seconds. Raises Unavailable."""
+    parts = office()
+    with parts.replica.read():
+        facts = parts.state.facts()
+    if facts.state == "pages-only" or (facts.lag_seconds is not None and facts.lag_seconds <= parts.settings.ready_max_lag):
+        return {"success": True, "state": facts.state}
+    raise Unavailable(f"The replica is {facts.state} and behind the Pi: {facts.last_error or 'it is catching up'}.")
+
+
+def status_data() -> dict[str, Any]:
+    """The document's fields first, then where the replica stands."""
+    parts, facts = office(), office().state.facts()
+    epoch, seq = (facts.epoch, facts.seq) if facts.seq is not None else parts.replica.position()
+    return {
+        "running": parts.sync is not None,
+        "sync_interval": parts.settings.db_sync_interval,
+        **_totals(),
+        "state": facts.state,
+        "epoch": epoch,
+        "seq": seq,
+        "head": facts.head,
+        "lag_changes": facts.lag_changes,
+        "lag_seconds": None if facts.lag_seconds is None else round(facts.lag_seconds, 3),
+        "last_error": facts.last_error,
+        "last_verify": facts.last_verify,
+    }
+
+
+def request_resync(reason: str) -> None:
+    """Hand the wish to the sync service. Raises Conflict where there is none."""
+    sync = office().sync
+    if sync is None:
+        raise Conflict("This server shows pages only (IS_SERVER_UI=False): nothing here can fetch a copy.")
+    sync.request_resync(reason)
+
+
+def _totals() -> dict[str, Any]:
+    totals = office().store.totals()
+    order = ("last_sync_time", "total_syncs", "successful_syncs", "failed_syncs", "total_records_synced")
+    return {name: getattr(totals, name) for name in order}
+
+
+def _by_key() -> bool:
+    """Whether the caller has a token, or is a program on this machine."""
+    header = request.headers.get("Authorization", "")
+    if header.startswith(BEARER):
+        return office().store.is_token(header.removeprefix(BEARER).strip())
+    if not from_loopback(request, office().settings.trust_loopback):
+        return False
+    if request.method == "POST":
+        _refuse_foreign_page()
+    return True
+
+
+def _refuse_foreign_page() -> None:
+    # A page of anybody, open in a browser on this machine, posts from loopback too; browsers always name its origin.
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise Forbidden("A page of another site sent this.")
+
+
+def _session_role() -> str | None:
+    """The role of the session's user, or None."""
+    try:
+        with office().replica.read() as db:
+            user = session_user(db)
+    except Unavailable:
+        return None
+    return user.role if user else None
