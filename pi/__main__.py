@@ -1,0 +1,125 @@
+"""The command line of the Pi: `python -m pi serve|key|user`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from flask import Flask
+
+from changelog.errors import ConfigError, DroverError
+from changelog.node.logs import start_logging
+from changelog.node.runner import Role, Service
+from changelog.node.runner import serve as run_role
+from changelog.node.settings import Settings, prepare_data_dir
+from changelog.primary import Primary
+from pi import farm, users
+from pi.app import create_app
+from pi.keys import ROLES, Keys
+from pi.serial_reader import SerialReader
+from pi.writer import Writer
+
+
+class Commands(click.Group):
+    """A group whose errors of ours are one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DroverError as exc:
+            click.echo(f"error: {exc.message}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Commands)
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Drover on the Pi: settings come from .env and the environment."""
+    ctx.obj = Settings.load()
+
+
+@main.command()
+@click.pass_obj
+def serve(settings: Settings) -> None:
+    """Serve the Pi: radio, worker and API, until a signal ends it."""
+    prepare_data_dir(settings)
+    start_logging(settings, "pi")
+    if settings.pi_tls and not settings.pi_cert.exists():
+        raise ConfigError(
+            f"the certificate {settings.pi_cert} is missing: `scripts/run.sh pi` makes it, or: openssl req -x509 -newkey ec"
+            f" -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=pi -addext subjectAltName=DNS:pi,DNS:localhost,IP:127.0.0.1"
+            f" -keyout {settings.pi_key} -out {settings.pi_cert}"
+        )
+    certificate, key = (settings.pi_cert, settings.pi_key) if settings.pi_tls else (None, None)
+    run_role(Role("pi", settings.pi_bind, settings.pi_port, certificate, key, lambda: create(settings)))
+
+
+def create(settings: Settings) -> tuple[Flask, list[Service]]:
+    """The application of the Pi and the services that run beside it."""
+    farm.open_farm(settings.farm_db)
+    writer = Writer(settings.farm_db, settings.lora_processing_interval)
+    keys = Keys(settings.pi_db, checkpoints=True)
+    services: list[Service] = [writer]
+    if settings.lora_serial_port:
+        services.append(SerialReader(settings.lora_serial_port, settings.lora_baud, writer))
+    return create_app(settings, writer, Primary(settings.farm_db, writer), keys), services
+
+
+@main.group()
+def key() -> None:
+    """The API keys of replicas, devices and programs."""
+
+
+@key.command()
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), required=True)
+@click.pass_obj
+def add(settings: Settings, name: str, role: str) -> None:
+    """Make the key NAME and print it: this once."""
+    with _keys(settings) as keys:
+        click.echo(keys.add(name, role))
+
+
+@key.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_obj
+def list_(settings: Settings, as_json: bool) -> None:
+    """Show names, roles and when each key was last used."""
+    with _keys(settings) as keys:
+        rows = keys.rows()
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['name']:<24} {row['role']:<8} made {row['created_at']}  last used {row['last_used_at'] or 'never'}")
+
+
+@key.command()
+@click.argument("name")
+@click.pass_obj
+def revoke(settings: Settings, name: str) -> None:
+    """Forget the key NAME: whoever uses it is refused from now on."""
+    with _keys(settings) as keys:
+        keys.revoke(name)
+    click.echo(f"key {name} revoked")
+
+
+@contextmanager
+def _keys(settings: Settings) -> Iterator[Keys]:
+    prepare_data_dir(settings)
+    keys = Keys(settings.pi_db)
+    try:
+        yield keys
+    finally:
+        keys.close()
+
+
+main.add_command(users.user)
+
+if __name__ == "__main__":
+    main(prog_name="python -m pi")

@@ -1,0 +1,22 @@
+"""The Pi's web application: its blueprints, and the errors that they share."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from changelog.node.problems import install_problems
+from changelog.node.settings import Settings
+from changelog.primary import Primary
+from pi import herd_api, ingest, sync
+from pi.keys import Keys
+from pi.writer import Writer
+
+
+def create_app(settings: Settings, writer: Writer, primary: Primary, keys: Keys) -> Flask:
+    """The API of a Pi whose `writer` writes and whose `primary` reads farm.db, for callers with `keys`."""
+    app = Flask(__name__, static_folder=None)
+    install_problems(app, facts=("id", "received_at", "times_received", "position"))
+    app.register_blueprint(sync.blueprint(primary, keys))
+    app.register_blueprint(ingest.blueprint(settings, writer, keys))
+    app.register_blueprint(herd_api.blueprint(writer, keys))
+    return app

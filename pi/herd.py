@@ -1,0 +1,266 @@
+"""The rules of the farm, on an open transaction: what a payload means, and what may be written about pens, weights and users.
+
+Every function writes within the caller's transaction and commits nothing. `now` is UTC text, YYYY-MM-DDTHH:MM:SS: clocks come in as
+arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import apsw
+
+from changelog.connection import one
+from changelog.errors import BadRequest, Conflict, NotFound, TooLarge
+from pi.lora import Reading, parse_payload
+
+SOURCES = {"hxb": "Barn (HXB)", "hxe": "Export (HXE)"}
+BATCH_NOTES = "Auto-created from LoRa payload"
+STATUSES = ("received", "processed", "error")
+_PEN = ("id", "pen_number", "capacity", "description", "created_at", "updated_at")
+
+
+def utc_now() -> str:
+    """The present time as all tables hold it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of a payload: its row, and whether it was a repetition of one that is there already."""
+
+    id: int
+    status: str
+    duplicate: bool
+    received_at: str  # the first time
+    times_received: int
+    error_message: str | None = None
+
+
+def receive(
+    db: apsw.Connection, reading: Reading, now: str, *, by: str = "lora", rssi: float | None = None, snr: float | None = None
+) -> Stored:
+    """Store a payload and, unless it is a repetition, process it at once."""
+    stored = store_payload(db, reading, now, rssi, snr)
+    if stored.duplicate:
+        return stored
+    error = process_payload(db, stored.id, now, by)
+    return Stored(stored.id, "error" if error else "processed", False, stored.received_at, stored.times_received, error)
+
+
+def store_payload(db: apsw.Connection, reading: Reading, now: str, rssi: float | None = None, snr: float | None = None) -> Stored:
+    """Put a payload into the buffer with the status `received`.
+
+    The same as the newest one that named either of its tags is a radio repeating itself: only counted on that row. But when that one ended
+    in `error`, it is pending again.
+    """
+    raw = str(reading)
+    newest = _newest_of_tags(db, reading)
+    if newest is not None and newest[1] == raw:
+        payload_id, _, status, received_at, times = newest
+        again = "status='received', error_message=NULL, processed_at=NULL," if status == "error" else ""
+        db.execute(
+            f"UPDATE lora_payload_buffer SET {again} times_received=times_received+1, updated_at=? WHERE id=?",
+            (now, payload_id),
+        )
+        return Stored(payload_id, "received" if again else status, not again, received_at, times + 1)
+    db.execute(
+        """INSERT INTO lora_payload_buffer(raw_payload, source_type, batch_number, lf_tag, uhf_tag, received_at, rssi, snr,
+             created_at, updated_at) VALUES(?,?,?,?,?,?,?,?,?,?)""",
+        (raw, reading.source_type, reading.batch_number, reading.lf_tag, reading.uhf_tag, now, rssi, snr, now, now),
+    )
+    return Stored(db.last_insert_rowid(), "received", False, now, 1)
+
+
+def process_payload(db: apsw.Connection, payload_id: int, now: str, by: str = "lora") -> str | None:
+    """Make batch and animal say what a payload said, and mark it `processed`; or `error`, then the reason is returned."""
+    db.execute("SAVEPOINT payload")
+    try:
+        _process(db, payload_id, now, by)
+        reason = None
+    except (BadRequest, TooLarge, Conflict, apsw.ConstraintError) as exc:
+        db.execute("ROLLBACK TO payload")
+        reason = str(exc)
+        db.execute(
+            "UPDATE lora_payload_buffer SET status='error', error_message=?, processed_at=?, updated_at=? WHERE id=?",
+            (reason, now, now, payload_id),
+        )
+    db.execute("RELEASE payload")
+    return reason
+
+
+def process_received(db: apsw.Connection, limit: int, now: str, by: str = "lora") -> int:
+    """Process up to `limit` payloads that stand in `received`, oldest first; returns how many there were."""
+    waiting: Any = db.execute("SELECT id FROM lora_payload_buffer WHERE status='received' ORDER BY id LIMIT ?", (limit,)).fetchall()
+    for (payload_id,) in waiting:
+        process_payload(db, payload_id, now, by)
+    return len(waiting)
+
+
+def any_received(db: apsw.Connection) -> bool:
+    """Whether a payload stands in `received`."""
+    return one(db, "SELECT 1 FROM lora_payload_buffer WHERE status='received' LIMIT 1") is not None
+
+
+def _process(db: apsw.Connection, payload_id: int, now: str, by: str) -> None:
+    raw = one(db, "SELECT raw_payload FROM lora_payload_buffer WHERE id=?", (payload_id,))
+    reading = parse_payload(raw if isinstance(raw, str | bytes) else str(raw))
+    batch_id = _apply(db, reading, now, by)
+    db.execute(
+        """UPDATE lora_payload_buffer SET source_type=?, batch_number=?, lf_tag=?, uhf_tag=?, status='processed', batch_id=?,
+             error_message=NULL, processed_at=?, updated_at=? WHERE id=?""",
+        (reading.source_type, reading.batch_number, reading.lf_tag, reading.uhf_tag, batch_id, now, now, payload_id),
+    )
+
+
+def _newest_of_tags(db: apsw.Connection, reading: Reading) -> tuple[int, str, str, str, int] | None:
+    """id, raw_payload, status, received_at and times_received of the newest payload that named either tag."""
+    return db.execute(
+        """SELECT id, raw_payload, status, received_at, times_received FROM lora_payload_buffer WHERE id = max(
+             ifnull((SELECT max(id) FROM lora_payload_buffer WHERE lf_tag=?), 0),
+             ifnull((SELECT max(id) FROM lora_payload_buffer WHERE uhf_tag=?), 0))""",
+        (reading.lf_tag, reading.uhf_tag),
+    ).fetchone()
+
+
+def _apply(db: apsw.Connection, reading: Reading, now: str, by: str) -> int:
+    """The batch and animal of a reading, made or changed; returns the batch's id. Raises Conflict."""
+    animals = db.execute(
+        """SELECT id, cattle_id, batch_id, lf_tag, uhf_tag, status FROM cattle WHERE lf_tag=?
+           UNION SELECT id, cattle_id, batch_id, lf_tag, uhf_tag, status FROM cattle WHERE uhf_tag=? ORDER BY id""",
+        (reading.lf_tag, reading.uhf_tag),
+    ).fetchall()
+    if len(animals) > 1:
+        carried = " and ".join(f"{animal[1]} (tags {animal[3]}, {animal[4]})" for animal in animals)
+        raise Conflict(f"tags {reading.lf_tag} and {reading.uhf_tag} are of different animals: {carried}; correct their tags first")
+    batch_id = _batch(db, reading, now)
+    status = "active" if reading.source_type == "hxb" else "exported"
+    if not animals:
+        db.execute(
+            """INSERT INTO cattle(batch_id, cattle_id, lf_tag, uhf_tag, status, induction_date, created_at, updated_at)
+               VALUES(?,?,?,?,?,?,?,?)""",
+            (batch_id, _free_name(db, reading), reading.lf_tag, reading.uhf_tag, status, now, now, now),
+        )
+        return batch_id
+    animal_id: Any
+    animal_id, _, old_batch, lf_tag, uhf_tag, old_status = animals[0]
+    if (lf_tag, uhf_tag) != (reading.lf_tag, reading.uhf_tag):
+        _remember_pair(db, animal_id, now, by)
+    # An exported animal stays in the batch of its induction: the payload's own row names the batch of the export.
+    new = (batch_id if status == "active" else old_batch, reading.lf_tag, reading.uhf_tag, status)
+    if new != (old_batch, lf_tag, uhf_tag, old_status):
+        db.execute("UPDATE cattle SET batch_id=?, lf_tag=?, uhf_tag=?, status=?, updated_at=? WHERE id=?", (*new, now, animal_id))
+    return batch_id
+
+
+def _batch(db: apsw.Connection, reading: Reading, now: str) -> int:
+    """The id of the reading's batch, which is made if it is new."""
+    batch_id = one(db, "SELECT id FROM batches WHERE batch_number=?", (reading.batch_number,))
+    if batch_id is None:
+        db.execute(
+            """INSERT INTO batches(batch_number, induction_date, source, source_type, notes, created_at, updated_at)
+               VALUES(?,?,?,?,?,?,?)""",
+            (reading.batch_number, now[:10], SOURCES[reading.source_type], reading.source_type, BATCH_NOTES, now, now),
+        )
+        batch_id = db.last_insert_rowid()
+    return batch_id
+
+
+def _free_name(db: apsw.Connection, reading: Reading) -> str:
+    """`<batch>-<lf tag>`, with -2, -3... when an animal that carried this tag before has that name."""
+    name = wanted = f"{reading.batch_number}-{reading.lf_tag}"
+    count = 1
+    while one(db, "SELECT 1 FROM cattle WHERE cattle_id=?", (name,)):
+        count += 1
+        name = f"{wanted}-{count}"
+    return name
+
+
+def _remember_pair(db: apsw.Connection, animal_id: int, now: str, by: str) -> None:
+    """Put the pair that an animal carries into pair_history, before it gets another."""
+    db.execute(
+        """INSERT INTO pair_history(cattle_id, lf_tag, uhf_tag, paired_at, unpaired_at, updated_by, created_at, updated_at)
+           SELECT id, lf_tag, uhf_tag, ifnull((SELECT max(unpaired_at) FROM pair_history WHERE cattle_id=c.id), induction_date), ?, ?, ?, ?
+           FROM cattle c WHERE id=?""",
+        (now, by, now, now, animal_id),
+    )
+
+
+def add_pen(db: apsw.Connection, pen_number: str, capacity: int, description: str | None, now: str) -> dict[str, Any]:
+    """Make a pen and return its row. Raises Conflict when the number is taken."""
+    _refuse_taken_pen(db, pen_number, None)
+    db.execute(
+        "INSERT INTO pens(pen_number, capacity, description, created_at, updated_at) VALUES(?,?,?,?,?)",
+        (pen_number, capacity, description, now, now),
+    )
+    return pen(db, db.last_insert_rowid())
+
+
+def change_pen(db: apsw.Connection, pen_id: int, changes: dict[str, Any], now: str) -> dict[str, Any]:
+    """Give a pen the values of `changes` (pen_number, capacity, description) and return its row. Raises NotFound and Conflict."""
+    new = pen(db, pen_id) | changes
+    _refuse_taken_pen(db, new["pen_number"], pen_id)
+    db.execute(
+        "UPDATE pens SET pen_number=?, capacity=?, description=?, updated_at=? WHERE id=?",
+        (new["pen_number"], new["capacity"], new["description"], now, pen_id),
+    )
+    return pen(db, pen_id)
+
+
+def delete_pen(db: apsw.Connection, pen_id: int) -> dict[str, Any]:
+    """Delete an empty pen and return the row that it had. Raises NotFound, and Conflict while animals are in it."""
+    row = pen(db, pen_id)
+    animals = one(db, "SELECT count(*) FROM cattle WHERE pen_id=?", (pen_id,))
+    if animals:
+        raise Conflict(f"pen {row['pen_number']} holds {animals} animals; move them first")
+    db.execute("DELETE FROM pens WHERE id=?", (pen_id,))
+    return row
+
+
+def pen(db: apsw.Connection, pen_id: int) -> dict[str, Any]:
+    """The row of a pen. Raises NotFound."""
+    row = db.execute(f"SELECT {', '.join(_PEN)} FROM pens WHERE id=?", (pen_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"there is no pen with the id {pen_id}")
+    return dict(zip(_PEN, row, strict=True))
+
+
+def _refuse_taken_pen(db: apsw.Connection, pen_number: str, own_id: int | None) -> None:
+    if one(db, "SELECT 1 FROM pens WHERE pen_number=? AND id IS NOT ?", (pen_number, own_id)):
+        raise Conflict(f"there is a pen {pen_number} already")
+
+
+def record_weight(
+    db: apsw.Connection, animal_id: int, weight: float, *, recorded_at: str, recorded_by: str | None, now: str
+) -> dict[str, Any]:
+    """Record a weight (kg) of an animal, and on the animal itself when it is its newest. Raises NotFound."""
+    if one(db, "SELECT 1 FROM cattle WHERE id=?", (animal_id,)) is None:
+        raise NotFound(f"there is no animal with the id {animal_id}")
+    newest = one(db, "SELECT max(recorded_at) FROM weight_records WHERE cattle_id=?", (animal_id,))
+    db.execute(
+        "INSERT INTO weight_records(cattle_id, weight, recorded_at, recorded_by, created_at, updated_at) VALUES(?,?,?,?,?,?)",
+        (animal_id, weight, recorded_at, recorded_by, now, now),
+    )
+    record_id = db.last_insert_rowid()
+    if newest is None or recorded_at >= newest:
+        db.execute("UPDATE cattle SET weight=?, updated_at=? WHERE id=?", (weight, now, animal_id))
+    return {"id": record_id, "cattle_id": animal_id, "weight": weight, "recorded_at": recorded_at, "recorded_by": recorded_by}
+
+
+def add_user(db: apsw.Connection, username: str, password_hash: str, role: str, now: str) -> None:
+    """Make a user. Raises Conflict when the name is taken."""
+    if one(db, "SELECT 1 FROM users WHERE username=?", (username,)):
+        raise Conflict(f"there is a user {username} already; `python -m pi user password {username}` gives it a new password")
+    db.execute(
+        "INSERT INTO users(username, password_hash, role, created_at, updated_at) VALUES(?,?,?,?,?)",
+        (username, password_hash, role, now, now),
+    )
+
+
+def set_password(db: apsw.Connection, username: str, password_hash: str, now: str) -> None:
+    """Give a user another password. Raises NotFound."""
+    if one(db, "SELECT 1 FROM users WHERE username=?", (username,)) is None:
+        raise NotFound(f"there is no user {username}; `python -m pi user list` shows them")
+    db.execute("UPDATE users SET password_hash=?, updated_at=? WHERE username=?", (password_hash, now, username))

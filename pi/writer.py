@@ -1,0 +1,310 @@
+"""The one thread that writes to farm.db: it commits in groups, works off payloads, and owns the checkpoints.
+
+A job is a function of the connection; it may run again when its transaction could not be committed (a locked file, a full disk), so it does
+nothing but write there. Its future resolves after the commit: what has been answered survives a power cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import apsw
+
+from changelog.connection import connect, identity
+from changelog.errors import DamagedFile, DroverError, Unavailable
+from changelog.log import signed
+from changelog.position import Position
+from pi import farm, herd
+
+QUEUE = 10_000  # jobs that may wait
+GROUP = 256  # jobs in one transaction: a shell has no patience with locks, so transactions stay short
+WORK = 500  # payloads in one transaction of the worker, likewise
+WAIT = 15.0  # s that `write` waits for the commit
+BUSY = 1_000  # ms that one attempt waits for somebody else's lock
+RETRY = 0.25  # s between attempts while the file cannot be written
+LOOK = 1.0  # s between looks, when idle, at whether the file was replaced or its schema changed
+DRAIN = 2.5  # s that stop() goes on trying to write what is queued
+WAL_KEPT = 16 * 2**20  # bytes that the -wal file keeps after a checkpoint
+
+# The whole transaction is tried again after these, whoever's statement met them.
+_STORAGE = (
+    apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError,
+    apsw.ReadOnlyError, apsw.CantOpenError, apsw.CorruptError, apsw.NotADBError,
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Job = Callable[[apsw.Connection], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[T]):
+    """What a job returned, and a position at which a replica has it."""
+
+    value: T
+    position: Position
+
+
+class _Task:
+    """A queued job, its signature and its future."""
+
+    def __init__(self, job: Job[Any], actor: str) -> None:
+        self.job, self.actor = job, actor
+        self.future: Future[Any] = Future()
+        self.wanted: bool | None = None  # None until it first runs; False when nobody waits for it any more
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    def run(self, db: apsw.Connection) -> None:
+        """Run the job in a savepoint of the open transaction. Only errors of the storage are raised."""
+        if self.wanted is None:
+            self.wanted = self.future.set_running_or_notify_cancel()
+        if not self.wanted:
+            return
+        self.error = None
+        db.execute("SAVEPOINT job")
+        try:
+            with signed(db, self.actor):
+                self.value = self.job(db)
+        except _STORAGE:
+            raise
+        except Exception as exc:
+            self.error = exc
+            db.execute("ROLLBACK TO job")
+        db.execute("RELEASE job")
+
+    def resolve(self, position: Position) -> None:
+        """Tell who waits, after the commit."""
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        elif self.wanted:
+            self.future.set_result(Written(self.value, position))
+
+    def give_up(self, error: Exception) -> None:
+        """Tell who waits that nothing was written."""
+        if self.wanted is None:
+            self.wanted = self.future.set_running_or_notify_cancel()
+        if self.wanted:
+            self.future.set_exception(error)
+
+
+class Writer:
+    """The service that writes to the database at `path`, which `farm.open_farm` has opened before."""
+
+    def __init__(self, path: str | os.PathLike[str], processing_interval: float = 5.0) -> None:
+        """`processing_interval` (s): how often the worker looks for payloads that stand in `received`."""
+        self.path = path
+        self.has_farm = False  # whether the open file has the farm's tables
+        self._interval = processing_interval
+        self._tasks: deque[_Task] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._give_up_at: float | None = None  # time.monotonic() after which stop() waits no more
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._db: apsw.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._arriving: tuple[int, int] | None = None  # size and mtime of a new file, which may still be written
+        self._schema_version = 0
+        self._reconciled = 0  # how often
+        self._work_at = 0.0  # time.monotonic() of the worker's next look
+        self._outage: str | None = None  # why nothing can be written
+
+    def start(self) -> None:
+        """Open the file and begin. Raises what opening it raises."""
+        self._open()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is queued, then close; what cannot be written in time is refused."""
+        with self._changed:
+            self._stopping, self._give_up_at = True, time.monotonic() + DRAIN
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def submit(self, job: Job[T], actor: str) -> Future[Written[T]]:
+        """Queue a job; `actor` signs what it writes. Never waits. Raises Unavailable when the queue is full or the writer stops."""
+        return self._put(_Task(job, actor)).future
+
+    def write(self, job: Job[T], actor: str) -> Written[T]:
+        """Run a job and wait for its commit. Raises what the job raised, or Unavailable when the file cannot be written in time."""
+        return self._wait(self.submit(job, actor))
+
+    def reconcile(self) -> bool:
+        """Between two commits, bring the capture in line with a changed schema. True when that began a new epoch."""
+        before = self._reconciled
+        self.write(lambda db: None, "writer")  # every transaction looks first
+        return self._reconciled != before
+
+    def process(self) -> int:
+        """Work off all payloads in `received` now; returns how many there were."""
+        total = 0
+        while count := self.write(_work, "worker").value:
+            total += count
+        return total
+
+    def _put(self, task: _Task) -> _Task:
+        with self._changed:
+            if self._stopping or not self._thread.is_alive():
+                raise Unavailable("the Pi's writer has stopped; send it again when the Pi is up")
+            if len(self._tasks) >= QUEUE:
+                raise Unavailable("too many writes are waiting for the disk; send it again later")
+            self._tasks.append(task)
+            self._changed.notify()
+        return task
+
+    def _wait(self, future: Future[Any]) -> Any:
+        try:
+            return future.result(WAIT)
+        except NotInTime as exc:
+            if future.cancel():
+                raise Unavailable("the database is locked or its disk is full: nothing was stored, send it again") from exc
+            raise Unavailable("the disk has not confirmed the write in time: it may still be stored, so look before you repeat it") from exc
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if not self.step():
+                    break
+            except Exception:  # the thread on which everything depends outlives what nobody foresaw
+                logger.exception("the writer failed, and goes on")
+                time.sleep(RETRY)
+        self._close()
+
+    def step(self) -> bool:
+        """Wait for work and do one group of it. False when stopping and nothing is left."""
+        group = self._take()
+        if group:
+            self._settle(group)
+        elif self._stopping:
+            return False
+        try:
+            self._look()
+        except (*_STORAGE, DroverError) as exc:
+            self._report_outage(exc)
+        return True
+
+    def _take(self) -> list[_Task]:
+        """All that is queued, up to one group; waits at most until the next look is due."""
+        with self._changed:
+            if not self._tasks and not self._stopping:
+                self._changed.wait(min(LOOK, max(0.0, self._work_at - time.monotonic())))
+            return [self._tasks.popleft() for _ in range(min(len(self._tasks), GROUP))]
+
+    def _settle(self, group: list[_Task]) -> None:
+        """Commit a group and resolve its futures, however long the file cannot be written; stop() ends the waiting."""
+        while True:
+            try:
+                position = self._commit(group)
+                break
+            except (*_STORAGE, DroverError) as exc:
+                self._report_outage(exc)
+                if self._give_up_at is not None and time.monotonic() > self._give_up_at:
+                    for task in group:
+                        task.give_up(Unavailable(f"the Pi stops, and its database could not be written: {exc}"))
+                    return
+                time.sleep(RETRY)
+        self._report_recovery()
+        for task in group:
+            task.resolve(position)
+
+    def _commit(self, group: list[_Task]) -> Position:
+        """One transaction with a savepoint for each job; returns the position of its end."""
+        db = self._begin()
+        try:
+            for task in group:
+                task.run(db)
+            position = Position.of_head(db)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:  # a full disk has rolled back by itself
+                db.execute("ROLLBACK")
+            raise
+        return position
+
+    def _begin(self) -> apsw.Connection:
+        """Begin a transaction on the present file, in which the capture is complete."""
+        while True:
+            db = self._present()
+            db.execute("BEGIN IMMEDIATE")
+            if db.pragma("schema_version") == self._schema_version:
+                return db
+            db.execute("ROLLBACK")
+            self._reconcile(db)
+
+    def _look(self) -> None:
+        """See whether the file was replaced, its schema changed, or payloads wait for the worker. Reads only, unless there is work."""
+        db = self._present()
+        if db.pragma("schema_version") != self._schema_version:
+            self._reconcile(db)
+        self._report_recovery()
+        if self.has_farm and time.monotonic() >= self._work_at:
+            self._work_at = time.monotonic() + self._interval
+            if herd.any_received(db):
+                task = _Task(_work, "worker")
+                self._settle([task])
+                if task.future.result().value == WORK:
+                    self._work_at = 0.0  # there may be more; what is queued has its turn first
+
+    def _reconcile(self, db: apsw.Connection) -> None:
+        version = db.pragma("schema_version")
+        while farm.make_primary(db):
+            self._reconciled += 1
+            version = db.pragma("schema_version")
+        self._schema_version = version  # read before the look that found nothing to do, so later DDL is not taken for seen
+        self.has_farm = farm.has_farm(db)
+
+    def _present(self) -> apsw.Connection:
+        """The connection to the file that is at the path now. Raises DamagedFile when there is none, Unavailable while it arrives."""
+        current = identity(self.path)
+        if self._db is not None and current != self._identity:
+            logger.warning("the database was replaced, opening the new one path=%s", self.path)
+            self._close()
+        if self._db is not None:
+            return self._db
+        if current is None:
+            raise DamagedFile(f"{self.path} is missing: put it back, or restart to begin a new one")
+        facts = os.stat(self.path)
+        if (arriving := (facts.st_size, facts.st_mtime_ns)) != self._arriving:
+            self._arriving = arriving  # not opened while somebody still copies it there
+            raise Unavailable(f"{self.path} was replaced; it is opened as soon as it stops growing")
+        farm.open_farm(self.path)
+        return self._open()
+
+    def _open(self) -> apsw.Connection:
+        self._identity = identity(self.path)
+        db = connect(self.path, checkpoints=True, foreign_keys=True)
+        db.set_busy_timeout(BUSY)
+        db.pragma("journal_size_limit", WAL_KEPT)
+        self._db = db
+        self._reconcile(db)
+        return db
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = self._arriving = None
+
+    def _report_outage(self, error: Exception) -> None:
+        if str(error) != self._outage:
+            self._outage = str(error)
+            logger.warning("the database cannot be written, trying again path=%s cause=%s", self.path, error)
+
+    def _report_recovery(self) -> None:
+        if self._outage is not None:
+            self._outage = None
+            logger.warning("the database can be written again path=%s", self.path)
+
+
+def _work(db: apsw.Connection) -> int:
+    return herd.process_received(db, WORK, herd.utc_now())
