@@ -136,8 +136,16 @@ def schema_hash(db: apsw.Connection) -> str:
     return hashlib.sha256(json.dumps(schema_objects(db)).encode()).hexdigest()[:32]
 
 
+def sequences_of(db: apsw.Connection) -> dict[str, int]:
+    """The AUTOINCREMENT counters of the tables that are not ours."""
+    if not db.table_exists("main", "sqlite_sequence"):
+        return {}
+    rows = db.execute("SELECT name, seq FROM sqlite_sequence WHERE typeof(name)='text' AND typeof(seq)='integer'")
+    return {name: seq for name, seq in rows if not is_ours("table", name)}
+
+
 def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: bool) -> Table:
-    columns = tuple(_read_columns(db, name))
+    columns = tuple(_read_columns(db, name, strict))
     taken = {c.name.lower() for c in columns}
     declared = [c for c in columns if c.pk]
     ipk = declared[0].name if len(declared) == 1 and not without_rowid and _is_ipk(db, name) else None
@@ -151,11 +159,12 @@ def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: boo
     return table
 
 
-def _read_columns(db: apsw.Connection, table: str) -> Iterator[Column]:
+def _read_columns(db: apsw.Connection, table: str, strict: bool) -> Iterator[Column]:
     rows = db.execute("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid", (table,)).fetchall()
     for name, declared, notnull, pk, hidden in rows:
         collation = db.column_metadata("main", table, name)[1]
-        yield Column(name, _affinity(declared), collation.upper(), bool(notnull), pk, hidden in (2, 3))
+        affinity = "BLOB" if strict and declared.upper() == "ANY" else _affinity(declared)
+        yield Column(name, affinity, collation.upper(), bool(notnull), pk, hidden in (2, 3))
 
 
 def _affinity(declared: str) -> str:

@@ -279,8 +279,12 @@ def _differs(column: Column) -> str:
     name = identifier(column.name)
     collate = "" if column.collation == "BINARY" else " COLLATE BINARY"
     test = f"OLD.{name} IS NOT NEW.{name}{collate}"
-    # Under these affinities equal values have one storage class.
-    return f"({test})" if column.affinity in ("TEXT", "REAL") else f"({test} OR typeof(OLD.{name})<>typeof(NEW.{name}))"
+    if column.affinity in ("TEXT", "REAL"):
+        return f"({test})"  # under these equal values have one storage class
+    test += f" OR typeof(OLD.{name})<>typeof(NEW.{name})"
+    if column.affinity == "BLOB":
+        test += f" OR (typeof(NEW.{name})='real' AND NEW.{name}=0)"  # 0.0 and -0.0: no function of 3.40 tells them apart
+    return f"({test})"
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -1,0 +1,126 @@
+"""Reading the log of a primary: from a position, in one snapshot's bounds, exactly as it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import apsw
+
+from changelog.connection import one
+from changelog.errors import HistoryTrimmed, PositionMismatch
+from changelog.install import slot_count
+from changelog.position import Position, ancestors_of, epoch_of
+from changelog.schema import schema_hash, sequences_of
+from changelog.values import RawText, Value
+from changelog.wire import FACTS, Header
+
+READ_ROWS = 1_000  # rows read in one go, each in a snapshot of its own: a slow reader of the stream holds none
+
+
+def check_position(db: apsw.Connection, position: Position) -> None:
+    """Whether a replica at `position` is on this primary's history.
+
+    Raises PositionMismatch (facts: epoch, head, oldest, and whether our history descends from that epoch) or HistoryTrimmed.
+    """
+    epoch, oldest = epoch_of(db), one(db, "SELECT min(seq) FROM changelog")
+    head = one(db, "SELECT max(seq) FROM changelog")
+    facts = {"epoch": epoch, "oldest": oldest, "head": head, "descends": descends(db, position.epoch)}
+    if position.epoch != epoch:
+        raise PositionMismatch(f"the epoch is {epoch} now, not {position.epoch}", **facts)
+    if position.seq > head:
+        raise PositionMismatch(f"seq {position.seq} is past the head, which is {head}: this primary has lost changes", **facts)
+    nonce = _nonce_at(db, position.seq)
+    if nonce is None:
+        raise HistoryTrimmed(f"the changes after seq {position.seq} are gone: the oldest is {oldest}", **facts)
+    if nonce != position.check:
+        raise PositionMismatch(f"seq {position.seq} is another write here: this primary went back in time", **facts)
+
+
+def descends(db: apsw.Connection, epoch: str) -> bool:
+    """Whether this log's history contains that of `epoch`."""
+    return epoch == epoch_of(db) or epoch in ancestors_of(db)
+
+
+def frame_header(db: apsw.Connection, after: Position, upto: int | None = None) -> Header:
+    """The header of the frame that leads a replica at `after` to `upto`, the newest commit of this snapshot if None.
+
+    The snapshot is the caller's transaction: only so is the head a commit boundary.
+    """
+    check_position(db, after)
+    head = one(db, "SELECT max(seq) FROM changelog")
+    if upto is None:
+        upto = head
+    elif not after.seq <= upto <= head:
+        raise PositionMismatch(f"upto {upto} is not between {after.seq} and the head, {head}", epoch=after.epoch, head=head)
+    return Header(
+        after.epoch,
+        after.seq,
+        after.check,
+        upto,
+        schema_hash(db),
+        db.pragma("user_version"),
+        db.pragma("application_id"),
+        sequences_of(db),
+    )
+
+
+def read_log(db: apsw.Connection, after: int, upto: int, limit: int = READ_ROWS) -> list[tuple[Value, ...]]:
+    """Up to `limit` log rows after seq `after`, each as FACTS followed by the slots that its op fills.
+
+    Raises HistoryTrimmed when rows have gone meanwhile.
+    """
+    widths = _widths(db)
+    slots = slot_count(db)
+    names = ",".join([*FACTS, *(f"n{i}" for i in range(slots)), *(f"o{i}" for i in range(slots))])
+    rows = []
+    for row in _exact_rows(db, names, after, min(upto, after + limit)):
+        rows.append(_trimmed_to_slots(row, widths.get((row[4], row[7]), 0), slots))
+    if len(rows) != min(upto - after, limit):
+        raise HistoryTrimmed(f"the changes after seq {after} are gone")
+    return rows
+
+
+def _widths(db: apsw.Connection) -> dict[tuple[Value, Value], int]:
+    return {(tbl, gen): n for tbl, gen, n in db.execute("SELECT tbl, gen, count(*) FROM changelog_cols GROUP BY tbl, gen")}
+
+
+def _trimmed_to_slots(row: tuple[Value, ...], width: int, slots: int) -> tuple[Value, ...]:
+    first = len(FACTS)
+    new, old = row[first : first + width], row[first + slots : first + slots + width]
+    return row[:first] + {"I": new, "U": new + old, "D": old}.get(str(row[5]), ())
+
+
+def _exact_rows(db: apsw.Connection, names: str, after: int, upto: int) -> Iterator[tuple[Value, ...]]:
+    """The rows, also those with text that is not UTF-8, at which apsw raises: such a row is read again as bytes."""
+    while after < upto:
+        try:
+            for row in db.execute(f"SELECT {names} FROM changelog WHERE seq>? AND seq<=? ORDER BY seq", (after, upto)):
+                yield row
+                after = row[0]
+            return
+        except UnicodeDecodeError:
+            row = _raw_row(db, names, after)
+            yield row
+            after = row[0]
+
+
+def _raw_row(db: apsw.Connection, names: str, after: int) -> tuple[Value, ...]:
+    columns = names.split(",")
+    asked = ",".join(f"typeof({c}), CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns)
+    pairs = db.execute(f"SELECT {asked} FROM changelog WHERE seq>? ORDER BY seq LIMIT 1", (after,)).fetchone()
+    encoding = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(db.pragma("encoding"), "utf-8")
+    return tuple(_text(value, encoding) if kind == "text" else value for kind, value in zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def _text(data: bytes, encoding: str) -> str | RawText:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return RawText(data)
+
+
+def _nonce_at(db: apsw.Connection, seq: int) -> int | None:
+    nonce = one(db, "SELECT nonce FROM changelog WHERE seq=?", (seq,))
+    if nonce is None:  # the last row that was trimmed is still a valid position
+        nonce = one(db, "SELECT value FROM changelog_meta WHERE name='trimmed' AND seq=?", (seq,))
+    return nonce

@@ -1,0 +1,76 @@
+"""SQLite values as JSON, exactly. JSON has no blobs, no text that is not UTF-8 and no infinities: those travel in one-key envelopes.
+
+    {"b": "00ff"}      a blob, in hex
+    {"t": "61ff"}      text whose bytes are not valid UTF-8, in hex
+    {"r": "inf"}       a real that JSON cannot write: inf or -inf
+    {"i": "9007..."}   an integer beyond 2^53, only in application/json, whose readers may keep numbers as doubles
+
+Everything else is the JSON value itself: integers, reals in their shortest exact form (-0.0 keeps its sign), text, null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from changelog.errors import BrokenFrame
+
+Value = None | int | float | str | bytes
+_SAFE_INTEGER = 2**53
+
+
+class RawText(bytes):
+    """The bytes of a TEXT value that is not valid UTF-8."""
+
+
+def encode_row(row: tuple[Value, ...]) -> str:
+    """`row` as one line of JSON."""
+    try:
+        return _encode(row)
+    except ValueError:  # an infinity
+        return _encode([{"r": repr(v)} if isinstance(v, float) and not math.isfinite(v) else v for v in row])
+
+
+def decode_value(value: Any) -> Value:
+    """A value as it stood in a parsed line. Raises BrokenFrame for what no encoder of ours writes."""
+    if not isinstance(value, dict):
+        if isinstance(value, list | bool):
+            raise BrokenFrame(f"not a value: {str(value)[:60]}")
+        return value
+    if len(value) == 1:
+        [(kind, text)] = value.items()
+        try:
+            if kind == "b":
+                return bytes.fromhex(text)
+            if kind == "t":
+                return RawText.fromhex(text)
+            if kind == "r" and text in ("inf", "-inf"):
+                return float(text)
+            if kind == "i":
+                return int(text)
+        except (TypeError, ValueError):
+            pass
+    raise BrokenFrame(f"not a value: {str(value)[:60]}")
+
+
+def for_json(value: Value) -> Any:
+    """`value` for application/json, with integers that survive a reader who keeps numbers as doubles."""
+    if isinstance(value, RawText):
+        return {"t": value.hex()}
+    if isinstance(value, bytes):
+        return {"b": value.hex()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"r": repr(value)}
+    if isinstance(value, int) and abs(value) > _SAFE_INTEGER:
+        return {"i": str(value)}
+    return value
+
+
+def _envelope(value: object) -> dict[str, str]:
+    if isinstance(value, bytes):
+        return {"t" if isinstance(value, RawText) else "b": value.hex()}
+    raise TypeError(f"no SQLite value: {value!r}")
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_envelope, check_circular=False).encode

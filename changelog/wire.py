@@ -1,0 +1,169 @@
+"""A run of the log as bytes: newline-delimited JSON. Encoder and decoder are twins: what one would refuse to read, the other never writes.
+
+    {"protocol":1,"epoch":"..","after":7,"check":..,"upto":9,"schema":"..","user_version":..,"application_id":..,"sequences":{..}}
+    [8,"2026-..",nonce,actor,table,op,key,gen,chg,rid,orid, values...]
+    [9, ...]
+    {"count":2,"upto":9}
+
+The rows follow `after` without a gap. The values are the new ones on I, the new and then the old ones on U, the old ones on D, one for each
+slot of the table. The last line says that the frame is whole; a frame without it is thrown away. `upto` is a commit boundary; a frame that
+ends before it (a page of a long catch-up) is not one and must not be committed alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+from changelog.errors import BrokenFrame, ProtocolMismatch
+from changelog.values import Value, decode_value, encode_row
+
+PROTOCOL = 1
+MEDIA_TYPE = "application/x-ndjson"
+CHUNK_BYTES = 128 * 1024  # how much is encoded, sent and decoded at a time
+MAX_LINE_BYTES = 256 * 1024 * 1024  # a longer line is an attack or an accident
+FACTS = ("seq", "at", "nonce", "actor", "tbl", "op", "key", "gen", "chg", "rid", "orid")
+
+OPS = ("I", "U", "D")
+
+Row = list[Any]
+
+
+class Page(NamedTuple):
+    """Neighbouring rows of a frame. `raw`: some text in them is not valid UTF-8, and stands here as RawText."""
+
+    rows: list[Row]
+    raw: bool
+
+
+_TEXT = (str, type(None))
+_INTEGER = (int, type(None))
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line: where the frame starts and ends, and what must be alike on both sides for it to fit."""
+
+    epoch: str
+    after: int
+    check: int
+    upto: int
+    schema: str
+    user_version: int
+    application_id: int
+    sequences: dict[str, int]
+
+
+def encode_frame(header: Header, rows: Iterable[tuple[Value, ...]]) -> Iterator[bytes]:
+    """The frame in chunks of about CHUNK_BYTES, each ending at a line's end."""
+    lines = [json.dumps({"protocol": PROTOCOL, **asdict(header)}, separators=(",", ":"))]
+    size = count = 0
+    for row in rows:
+        line = encode_row(row)
+        lines.append(line)
+        size += len(line)
+        count += 1
+        if size >= CHUNK_BYTES:
+            yield _joined(lines)
+            lines, size = [], 0
+    lines.append(json.dumps({"count": count, "upto": header.upto}, separators=(",", ":")))
+    yield _joined(lines)
+
+
+def decode_frame(chunks: Iterable[bytes]) -> tuple[Header, Iterator[Page]]:
+    """The header at once, and the rows in pages as they arrive.
+
+    Raises BrokenFrame where a line is malformed, a seq is not the next one, or the end is missing; ProtocolMismatch for another version.
+    """
+    pieces = _whole_lines(chunks)
+    first = next(pieces, b"")
+    line, _, rest = first.partition(b"\n")
+    header = _decode_header(line)
+    return header, _decode_rows(header, rest, pieces)
+
+
+def _joined(lines: list[str]) -> bytes:
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """`chunks` cut anew so that each piece ends at the end of a line."""
+    rest = b""
+    for chunk in chunks:
+        cut = chunk.rfind(b"\n") + 1
+        if cut:
+            yield rest + chunk[:cut]
+            rest = chunk[cut:]
+        else:
+            rest += chunk
+            if len(rest) > MAX_LINE_BYTES:
+                raise BrokenFrame(f"a line of more than {MAX_LINE_BYTES} bytes")
+    if rest:
+        raise BrokenFrame("the frame breaks off in the middle of a line")
+
+
+def _decode_header(line: bytes) -> Header:
+    facts = _parse(line)
+    if not isinstance(facts, dict) or "protocol" not in facts:
+        raise BrokenFrame("the frame does not begin with a header")
+    if facts.pop("protocol") != PROTOCOL:
+        raise ProtocolMismatch
+    try:
+        header = Header(**facts)
+    except TypeError as exc:
+        raise BrokenFrame(f"the header is malformed: {exc}") from exc
+    numbers = (header.after, header.check, header.upto, header.user_version, header.application_id)
+    texts = (header.epoch, header.schema)
+    if not all(type(n) is int for n in numbers) or not all(type(t) is str for t in texts) or not 0 <= header.after <= header.upto:
+        raise BrokenFrame("the header is malformed")
+    sequences = header.sequences
+    if not isinstance(sequences, dict) or not all(type(n) is int for n in sequences.values()):
+        raise BrokenFrame("the header's sequences are malformed")
+    return header
+
+
+def _decode_rows(header: Header, rest: bytes, pieces: Iterator[bytes]) -> Iterator[Page]:
+    seq, end = header.after, None
+    for piece in chain([rest] if rest else [], pieces):
+        if end is not None:
+            raise BrokenFrame("there is something behind the end of the frame")
+        last = piece.rfind(b"\n", 0, -1) + 1
+        body = piece
+        if piece.startswith(b"{", last):  # a row is an array, the end an object
+            body, end = piece[:last], _parse(piece[last:])
+        if body:
+            rows = _parse(b"[" + body[:-1].replace(b"\n", b",") + b"]")
+            _check_rows(rows, seq, header)
+            if b'{"' in body:  # inside a string that quote would stand behind a backslash
+                rows = [[decode_value(v) for v in row] for row in rows]
+            seq += len(rows)
+            yield Page(rows, b'{"t":' in body)
+    if end != {"count": seq - header.after, "upto": header.upto}:
+        raise BrokenFrame(f"the frame breaks off after seq {seq}")
+
+
+def _check_rows(rows: list[Row], seq: int, header: Header) -> None:
+    if seq + len(rows) > header.upto:
+        raise BrokenFrame(f"rows behind upto {header.upto}")
+    for row in rows:
+        seq += 1
+        if type(row) is not list or len(row) < len(FACTS) or row[0] != seq:
+            raise BrokenFrame(f"seq {seq} was expected, not {str(row)[:60]}")
+        _, at, nonce, actor, tbl, op, _, gen, chg, rid, orid = row[: len(FACTS)]
+        texts_fit = type(tbl) is str and op in OPS and type(at) in _TEXT and type(actor) in _TEXT and type(chg) in _TEXT
+        if not (texts_fit and type(nonce) is int and type(gen) is int and type(rid) in _INTEGER and type(orid) in _INTEGER):
+            raise BrokenFrame(f"the row of seq {seq} is malformed")
+
+
+def _parse(text: bytes) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        raise BrokenFrame(f"not JSON: {exc}") from exc
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
