@@ -93,7 +93,8 @@ def process_payload(db: apsw.Connection, payload_id: int, now: str, by: str = "l
 
 def process_received(db: apsw.Connection, limit: int, now: str, by: str = "lora") -> int:
     """Process up to `limit` payloads that stand in `received`, oldest first; returns how many there were."""
-    waiting: Any = db.execute("SELECT id FROM lora_payload_buffer WHERE status='received' ORDER BY id LIMIT ?", (limit,)).fetchall()
+    sql = "SELECT id FROM lora_payload_buffer WHERE status='received' ORDER BY id LIMIT ?"
+    waiting: Any = db.execute(sql, (limit,)).fetchall()
     for (payload_id,) in waiting:
         process_payload(db, payload_id, now, by)
     return len(waiting)
@@ -128,12 +129,11 @@ def _newest_of_tags(db: apsw.Connection, reading: Reading) -> tuple[int, str, st
 def _apply(db: apsw.Connection, reading: Reading, now: str, by: str) -> int:
     """The batch and animal of a reading, made or changed; returns the batch's id. Raises Conflict."""
     animals = db.execute(
-        """SELECT id, cattle_id, batch_id, lf_tag, uhf_tag, status FROM cattle WHERE lf_tag=?
-           UNION SELECT id, cattle_id, batch_id, lf_tag, uhf_tag, status FROM cattle WHERE uhf_tag=? ORDER BY id""",
+        "SELECT id, cattle_id, batch_id, lf_tag, uhf_tag, status FROM cattle WHERE lf_tag=? OR uhf_tag=?",
         (reading.lf_tag, reading.uhf_tag),
     ).fetchall()
     if len(animals) > 1:
-        carried = " and ".join(f"{animal[1]} (tags {animal[3]}, {animal[4]})" for animal in animals)
+        carried = " and ".join(f"{name} (tags {lf_tag}, {uhf_tag})" for _, name, _, lf_tag, uhf_tag, _ in sorted(animals))
         raise Conflict(f"tags {reading.lf_tag} and {reading.uhf_tag} are of different animals: {carried}; correct their tags first")
     batch_id = _batch(db, reading, now)
     status = "active" if reading.source_type == "hxb" else "exported"

@@ -9,8 +9,9 @@ from changelog.errors import BadRequest, TooLarge
 
 MAX_PAYLOAD = 255  # bytes
 MAX_LINE = 512  # bytes without an end of line, after which it is noise
-SOURCE_TYPES = ("hxb", "hxe")  # barn (induction) and export
 
+_PART = rb"([!-9;-~](?:[ -9;-~]*[!-9;-~])?)"  # printable ASCII but the colon, no spaces at its ends
+_PAYLOAD = re.compile(rb"[ \t\r\n]*(hxb|hxe):" + b":".join([_PART] * 3) + rb"[ \t\r\n]*")  # barn (induction) or export
 _FRAME_START = b"+RCV="
 _HEADER = re.compile(rb"\+RCV=(\d{1,5}),(\d{1,3}),")
 _HEADER_MAX = len(b"+RCV=65535,255,")
@@ -37,17 +38,22 @@ def parse_payload(payload: str | bytes) -> Reading:
     raw = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
     if len(raw) > MAX_PAYLOAD:
         raise TooLarge(f"the payload has {len(raw)} bytes; at most {MAX_PAYLOAD} are taken")
-    text = raw.strip(b" \t\r\n").decode("ascii", "replace")
-    if not all(" " <= character <= "~" for character in text):
-        raise BadRequest("the payload has characters other than printable ASCII")
-    parts = text.split(":")
+    match = _PAYLOAD.fullmatch(raw)
+    if match is None:
+        raise BadRequest(_fault(raw.strip()))
+    return Reading(*(part.decode("ascii") for part in match.groups()))
+
+
+def _fault(raw: bytes) -> str:
+    """What is wrong with a payload that is none, for people."""
+    if not all(0x20 <= byte <= 0x7E for byte in raw):
+        return "the payload has characters other than printable ASCII"
+    parts = raw.decode("ascii").split(":")
     if len(parts) != 4:
-        raise BadRequest(f"the payload has {len(parts)} parts; expected 4: <hxb|hxe>:<batch>:<lf tag>:<uhf tag>")
-    if any(not part or part != part.strip() for part in parts):
-        raise BadRequest("a part of the payload is empty, or has spaces at its ends")
-    if parts[0] not in SOURCE_TYPES:
-        raise BadRequest(f"the payload starts with {parts[0][:20]!r}; expected hxb (barn) or hxe (export)")
-    return Reading(*parts)
+        return f"the payload has {len(parts)} parts; expected 4: <hxb|hxe>:<batch>:<lf tag>:<uhf tag>"
+    if parts[0] not in ("hxb", "hxe"):
+        return f"the payload starts with {parts[0][:20]!r}; expected hxb (barn) or hxe (export)"
+    return "a part of the payload is empty, or has spaces at its ends"
 
 
 @dataclass(frozen=True, slots=True)
