@@ -48,9 +48,9 @@ def create_app(settings: Settings, replica: Replica, store: Store, state: SyncSt
 def page_facts() -> dict[str, Any]:
     """What the frame of every page shows: the replication line and who is signed in."""
     facts = office().state.facts()
-    stale = facts.state in ("stale", "refused", "pages-only")
-    as_of = office().store.totals().last_sync_time if stale else None
-    return {"facts": facts, "as_of": as_of, "user": g.get("user"), "position": g.get("position")}
+    old = facts.state in ("stale", "refused", "pages-only")
+    heard = (facts.last_contact or office().store.totals().last_sync_time) if old else None
+    return {"facts": facts, "heard": heard, "user": g.get("user"), "position": g.get("position")}
 
 
 def error_page(status: int, message: str) -> Response:

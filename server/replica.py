@@ -19,6 +19,7 @@ WAIT_FOR_CONNECTION = 10.0  # s
 
 NEVER_FETCHED = "The first copy of the farm is being fetched from the Pi. This page will be here as soon as it has arrived."
 BROKEN = "The replica's file was damaged or replaced under this page. It is fetched anew from the Pi; try again in a few seconds."
+OTHER_SCHEMA = "The replica lacks something that this page needs: the Pi and this server may run different versions of Drover."
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Replica:
         self._limit = connections
         self._idle: list[_Reader] = []
         self._busy = 0  # pages that read, or are about to
-        self._lent = 0  # connections that they hold
+        self._lent = 0  # connections that are not idle
         self._life = 0  # counts the calls of release(): readers of an older life are closed, not reused
         self._paused = False
         self._file: tuple[int, int] | None = None  # the newest file that was good
@@ -52,7 +53,8 @@ class Replica:
     def read(self) -> Iterator[apsw.Connection]:
         """One consistent snapshot on a read-only connection, ended with the block.
 
-        Raises Unavailable when there never was a good file, when all connections stay busy, or when the file breaks inside the block.
+        Raises Unavailable when there never was a good file, when all connections stay busy, and when the file breaks inside the block or
+        lacks what it asks for.
         """
         reader, sound = self._take(), False
         try:
@@ -61,6 +63,10 @@ class Replica:
         except FileBroke as exc:
             logger.error("replica cannot be read file=%s cause=%s", self.path, exc)
             raise Unavailable(BROKEN) from exc
+        except apsw.SQLError as exc:
+            sound = True
+            logger.exception("replica has another schema than a page needs file=%s", self.path)
+            raise Unavailable(f"{OTHER_SCHEMA} ({exc})") from exc
         except BaseException:
             sound = True  # an error of the page, not of the file
             raise
@@ -112,12 +118,11 @@ class Replica:
             if not self._room.wait_for(lambda: self._busy < self._limit and not self._paused, WAIT_FOR_CONNECTION):
                 raise Unavailable("All readers of the replica are busy: try again in a few seconds.")
             self._busy += 1
-        reader = None
         try:
-            reader = self._newest() or self._last_good()
-        finally:
-            self._leave() if reader is None else self._lend()
-        return reader
+            return self._newest() or self._last_good()
+        except BaseException:
+            self._leave()
+            raise
 
     def _newest(self) -> _Reader | None:
         """A reader of the file that is at the path now, or None when that file is of no use."""
@@ -132,19 +137,22 @@ class Replica:
         except (*FileBroke, apsw.BusyError) as exc:
             logger.debug("replica not opened file=%s cause=%s", self.path, exc)
             return None
-        if identity(self.path) != file or not self._began(reader):
-            reader.db.close()
-            return None
-        self._adopt(file)
-        return reader
+        with self._room:
+            self._lent += 1
+        if identity(self.path) != file:
+            self._discard(reader)
+        elif self._began(reader):
+            self._adopt(file)
+            return reader
+        return None
 
     def _last_good(self) -> _Reader:
         """A reader of the last good file: the one at the path is missing, damaged, or no replica yet."""
         while self._file is not None:
             with self._room:
-                # Its path is gone, so no connection can be added: wait for one of those that are open.
+                # The file has no name any more, so no connection can be added: wait for one of those that there are.
                 self._room.wait_for(lambda: self._idle or self._lent == 0, WAIT_FOR_CONNECTION)
-            reader = self._pop(self._file)
+                reader = self._pop(self._file)
             if reader is None:
                 raise Unavailable(BROKEN)
             if self._began(reader):
@@ -152,11 +160,12 @@ class Replica:
         raise Unavailable(NEVER_FETCHED)
 
     def _pop(self, file: tuple[int, int]) -> _Reader | None:
+        """An idle reader of this file, which counts as lent from here on."""
         with self._room:
-            for place, reader in enumerate(self._idle):
-                if reader.file == file:
-                    return self._idle.pop(place)
-        return None
+            if not self._idle or self._idle[-1].file != file:
+                return None  # all idle ones are of one file: `_adopt` sees to it
+            self._lent += 1
+            return self._idle.pop()
 
     def _began(self, reader: _Reader) -> bool:
         """Begin the snapshot; False, with the connection closed, where the file proves to be no bootstrapped replica."""
@@ -167,7 +176,7 @@ class Replica:
                 return True
         except (*FileBroke, apsw.SQLError, apsw.BusyError) as exc:
             logger.debug("replica not readable file=%s cause=%s", self.path, exc)
-        reader.db.close()
+        self._discard(reader)
         return False
 
     def _adopt(self, file: tuple[int, int]) -> None:
@@ -176,8 +185,7 @@ class Replica:
             if file == self._file:
                 return
             self._file = file
-            old = [reader for reader in self._idle if reader.file != file]
-            self._idle = [reader for reader in self._idle if reader.file == file]
+            old, self._idle = self._idle, []
         for reader in old:
             reader.db.close()
 
@@ -186,14 +194,16 @@ class Replica:
             keep = sound and reader.life == self._life and reader.file == self._file
             if keep:
                 self._idle.append(reader)
-            self._lent -= 1
+                self._lent -= 1
         if not keep:
-            reader.db.close()
+            self._discard(reader)
         self._leave()
 
-    def _lend(self) -> None:
+    def _discard(self, reader: _Reader) -> None:
+        reader.db.close()
         with self._room:
-            self._lent += 1
+            self._lent -= 1
+            self._room.notify_all()
 
     def _leave(self) -> None:
         with self._room:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flask import Flask, url_for
 from markupsafe import Markup
@@ -15,6 +15,14 @@ from server.state import Facts
 NOTHING = "\N{EN DASH}"  # in place of a value that is not known
 LONGEST_VALUE = 40  # characters of a changed value
 OWN_COLUMNS = ("id", "created_at", "updated_at")  # say nothing beside the line that they stand in
+NOUNS = {
+    "batches": "batch",
+    "pens": "pen",
+    "cattle": "animal",
+    "users": "user",
+    "lora_payload_buffer": "payload",
+    "weight_records": "weight",
+}
 VERBS = {"I": "added", "U": "changed", "D": "removed"}
 
 STATE_WORDS = {
@@ -29,12 +37,13 @@ STATE_WORDS = {
 
 def install_filters(app: Flask) -> None:
     """The filters and functions that the templates use."""
-    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, value=value, words=words)
+    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, measure=measure, value=value, words=words)
+    app.jinja_env.finalize = text_of
     app.jinja_env.globals.update(asset=asset, state_words=STATE_WORDS, replication_note=replication_note)
 
 
-def moment(text: Any, kind: str = "time") -> str | Markup:
-    """A UTC text of the database as <time>: the script shows it in the viewer's zone, or (`kind` "age") as an age."""
+def moment(text: Any, kind: Literal["minute", "second", "age"] = "minute") -> str | Markup:
+    """A UTC text of the database as <time>, exact in its title: the script shows it in the viewer's zone, or as an age."""
     if text is None:
         return NOTHING
     try:
@@ -42,15 +51,27 @@ def moment(text: Any, kind: str = "time") -> str | Markup:
     except ValueError:
         return str(text)
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
+    exact, short = at.strftime("%Y-%m-%d %H:%M:%S UTC"), at.strftime("%Y-%m-%d %H:%M UTC")
     return Markup('<time datetime="{}" title="{}" data-show="{}">{}</time>').format(
-        at.strftime("%Y-%m-%dT%H:%M:%SZ"), exact, kind, at.strftime("%Y-%m-%d %H:%M UTC")
+        at.strftime("%Y-%m-%dT%H:%M:%SZ"), exact, kind, exact if kind == "second" else short
     )
 
 
 def count(number: int | None) -> str:
     """1234567 as 1 234 567, with thin spaces."""
     return NOTHING if number is None else f"{number:,}".replace(",", "\u202f")
+
+
+def measure(found: Any, unit: str) -> str:
+    """A measured value with its unit, or what else stands in its place."""
+    if found is None:
+        return NOTHING
+    return f"{found:g}\u00a0{unit}" if isinstance(found, (int, float)) else text_of(found)
+
+
+def text_of(found: Any) -> Any:
+    """What a template prints for any value: of a BLOB, its length."""
+    return f"blob of {size(len(found))}" if isinstance(found, bytes) else found
 
 
 def size(number: int | None) -> str:
@@ -79,20 +100,18 @@ def value(found: Any) -> str:
     """One value of a row, short, as an auditor reads it."""
     if found is None:
         return "nothing"
-    if isinstance(found, bytes):
-        return f"{len(found)} bytes"
-    text = str(found)
+    text = str(text_of(found))
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 
 def words(change: dict[str, Any]) -> str:
-    """What a change did, as a sentence without its subject: `changed cattle 7: weight 250 → 260`."""
+    """What a change did, without its subject: `changed animal 7: weight 250 → 260`."""
     verb = VERBS.get(change["op"])
     if verb is None:
         return {"B": "began a new log", "X": "changed the schema"}.get(change["op"], f"recorded {change['op']}")
     parts = [_part(change["op"], *column) for column in change["columns"] if column[0] not in OWN_COLUMNS]
     told = ", ".join(part for part in parts if part)
-    return f"{verb} {change['tbl']} {value(change['key'])}{': ' if told else ''}{told}"
+    return f"{verb} {NOUNS.get(change['tbl'], change['tbl'])} {value(change['key'])}{': ' if told else ''}{told}"
 
 
 def _part(op: str, column: str, old: Any, new: Any) -> str:

@@ -26,7 +26,7 @@ from server.indexes import LOCAL_INDEXES
 ROOT = Path(__file__).parent.parent
 DEADLINE = 15.0  # s for anything that a test waits for
 PASSWORD = "a long enough password"
-PASSWORD_HASH = generate_password_hash(PASSWORD)
+PASSWORD_HASH = generate_password_hash(PASSWORD, "scrypt:1024:8:1")  # cheaper than real ones: the tests sign in often
 
 
 def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
@@ -63,7 +63,8 @@ def add_batches(db: apsw.Connection, batches: int, animals: int) -> None:
     first = db.execute("SELECT coalesce(max(id), 0) + 1 FROM batches").fetchall()[0][0]
     for number in range(first, first + batches):
         db.execute(
-            "INSERT INTO batches(id, batch_number, induction_date, source, source_type) VALUES(?1, ?2, date('2025-12-31', ?3), 'Barn (HXB)', 'hxb')",
+            """INSERT INTO batches(id, batch_number, induction_date, source, source_type)
+               VALUES(?1, ?2, date('2025-12-31', ?3), 'Barn (HXB)', 'hxb')""",
             (number, f"BATCH{number:05}", f"+{number} days"),
         )
         start = (number - 1) * animals
@@ -82,7 +83,8 @@ def move_position(db: apsw.Connection) -> Position:
     with db:
         db.execute("DELETE FROM changelog_position")
         db.execute(
-            "INSERT INTO changelog_position VALUES(?, ?, ?, strftime('%Y-%m-%dT%H:%M:%S', 'now'))", (position.epoch, position.seq, position.check)
+            "INSERT INTO changelog_position VALUES(?, ?, ?, strftime('%Y-%m-%dT%H:%M:%S', 'now'))",
+            (position.epoch, position.seq, position.check),
         )
     return position
 

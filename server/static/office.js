@@ -7,9 +7,9 @@ const TICK = 10000; // ms between updates of ages
 
 const pad = (number) => String(number).padStart(2, "0");
 
-function localTime(at) {
+function localTime(at, seconds) {
   const day = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}`;
-  return `${day} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
+  return `${day} ${pad(at.getHours())}:${pad(at.getMinutes())}${seconds ? `:${pad(at.getSeconds())}` : ""}`;
 }
 
 function age(at) {
@@ -22,7 +22,7 @@ function age(at) {
 function showTimes(root, kind) {
   for (const time of root.querySelectorAll(kind ? `time[data-show=${kind}]` : "time")) {
     const at = new Date(time.dateTime);
-    time.textContent = time.dataset.show === "age" ? age(at) : localTime(at);
+    time.textContent = time.dataset.show === "age" ? age(at) : localTime(at, time.dataset.show === "second");
   }
 }
 
