@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn import glogging  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from changelog.errors import ConfigError
 from changelog.node.settings import Settings
@@ -107,6 +108,11 @@ class ServerLog(glogging.Logger):
     def info(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         """Routine."""
         self.error_log.debug(msg, *args, **kwargs)
+
+    def error(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """Faults; a worker that could not start has already told its own."""
+        if args[1:] != (Arbiter.APP_LOAD_ERROR,):
+            self.error_log.error(msg, *args, **kwargs)
 
     def debug(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         """Details of gunicorn, the whole configuration among them."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from flask import Flask, Request, Response, request
+from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
@@ -62,6 +63,8 @@ def _judged(exc: Exception) -> tuple[int, str]:
         return exc.status, exc.message
     if isinstance(exc, HTTPException):
         return exc.code or 500, exc.description or exc.name
+    if isinstance(exc, (NoMoreData, ParseException)):  # met where a view reads the body
+        return 400, "The body did not arrive whole and well-formed"
     logger.error("%s %s failed", request.method, request.path, exc_info=exc)
     return 500, "Something went wrong here; the log of this machine says what."
 

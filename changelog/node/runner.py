@@ -107,7 +107,7 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
                 path.open("rb").close()  # load_cert_chain does not say which of the two is missing
         context.load_cert_chain(certificate, key, password=_refuse_passphrase)
     except ssl.SSLError as exc:
-        raise ConfigError(f"{certificate} and {key} are not a certificate and its key ({exc.reason}): make them again") from exc
+        raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: make them again") from exc
     except OSError as exc:
         raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}") from exc
     return context

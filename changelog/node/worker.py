@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -55,9 +56,17 @@ _STATUS: tuple[tuple[Any, int], ...] = (  # the first that fits
     (LimitRequestHeaders, 431),
     (UnsupportedTransferCoding, 501),
     (ExpectationFailed, 417),
-    (ParseException, 400),
+    ((ParseException, ssl.SSLError), 400),
     (Exception, 500),
 )
+
+
+def _problem(status: int, message: str) -> bytes:
+    """The whole answer to a request that never reaches the application."""
+    facts = {"title": HTTPStatus(status).phrase, "status": status, "detail": message, "success": False, "message": message}
+    body = json.dumps({"type": "about:blank", **facts}) + "\n"
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Connection: close\r\n\r\n{body}".encode()
 
 
 class BodyReader(SocketUnreader):
@@ -66,15 +75,19 @@ class BodyReader(SocketUnreader):
     deadline = 0.0  # s, monotonic
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """The next bytes of the client; raises NoMoreData when the time is over."""
+        """The next bytes of the client; raises NoMoreData when they do not come in time, or never."""
         left = self.deadline - time.monotonic()
         try:
             self.sock.settimeout(max(left, 0.001))
-            return super().chunk(size_hint)
-        except TimeoutError as exc:
+            try:
+                piece: bytes = super().chunk(size_hint)
+            finally:
+                self.sock.settimeout(None)
+        except OSError as exc:
             raise NoMoreData from exc
-        finally:
-            self.sock.settimeout(None)
+        if not piece:
+            raise NoMoreData
+        return piece
 
 
 class Connection(TConn):
@@ -196,17 +209,11 @@ class PatientWorker(ThreadWorker):
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer what never reached the application with a problem document."""
-        if isinstance(exc, ssl.SSLError):
-            return  # there is no channel left to answer on
         status = next(status for kind, status in _STATUS if isinstance(exc, kind))
         if status == 500:
             self.log.error("a request failed outside the application", exc_info=exc)
-        title = HTTPStatus(status).phrase
-        detail = {"title": title, "status": status, "detail": title, "success": False, "message": title}
-        body = json.dumps({"type": "about:blank", **detail}) + "\n"
-        head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
         try:
-            util.write_nonblock(client, f"{head}Connection: close\r\n\r\n{body}".encode())
+            util.write_nonblock(client, _problem(status, HTTPStatus(status).phrase))
         except OSError:
             self.log.debug("the client of a malformed request has gone")
 
@@ -215,7 +222,7 @@ class PatientWorker(ThreadWorker):
         try:
             conn.sock.setblocking(False)
             self.poller.register(conn.sock, selectors.EVENT_READ, self._watch(conn))
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError):  # closed under our hands by a WebSocket's own thread
             self.nr_conns -= 1
             conn.close()
             return
@@ -240,10 +247,9 @@ class PatientWorker(ThreadWorker):
             event = conn.advance()
         except (BlockingIOError, ssl.SSLWantReadError):
             return
-        except ParseException as exc:
-            self.handle_error(None, conn.sock, conn.client, exc)
+        except (ParseException, ssl.SSLError) as exc:
             self._release(conn)
-            self._linger(conn)
+            self._refuse(conn, exc)
         except (OSError, ValueError):
             self._drop(conn)
         else:
@@ -258,6 +264,15 @@ class PatientWorker(ThreadWorker):
         conn.parser.unreader.deadline = time.monotonic() + BODY_DEADLINE
         conn.received.clear()
         self.enqueue_req(conn)
+
+    def _refuse(self, conn: Connection, exc: Exception) -> None:
+        """Answer a head that is too long, and http where https is spoken; then close."""
+        if isinstance(exc, ParseException):
+            self.handle_error(None, conn.sock, conn.client, exc)
+        elif getattr(exc, "reason", None) == "HTTP_REQUEST":
+            with suppress(OSError):
+                socket.socket.send(conn.sock, _problem(400, "This port speaks https: write https:// before the address"))  # beneath TLS
+        self._linger(conn)
 
     def _linger(self, conn: Connection) -> None:
         """Say that nothing more comes and let the client close: with unread bytes a close() would cut off our answer by a reset."""
