@@ -94,3 +94,8 @@ def one(db: apsw.Connection, sql: str, bindings: Any = ()) -> Any:
     """The first column of the first row, or None when there is no row."""
     row = db.execute(sql, bindings).fetchone()
     return None if row is None else row[0]
+
+
+def rows(db: apsw.Connection, sql: str, bindings: Any = ()) -> list[tuple[Any, ...]]:
+    """All rows. For the few; what may be large is iterated over."""
+    return db.execute(sql, bindings).fetchall()

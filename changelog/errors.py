@@ -118,6 +118,9 @@ class Stranger(DroverError):
 class DamagedFile(DroverError):
     """A database file is damaged, missing or not a database."""
 
+    status = 503
+    action = "retry"
+
 
 class Unreachable(DroverError):
     """The primary cannot be reached."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import apsw
 
 from changelog import triggers
-from changelog.connection import one
+from changelog.connection import one, rows
 from changelog.errors import CannotCapture, NotAPrimary
 from changelog.schema import Table, identifier, is_ours, literal, read_tables
 
@@ -72,8 +72,7 @@ def uninstall(db: apsw.Connection) -> None:
     """Take every trace of the changelog out of `db`, its history included."""
     with db:
         _drop_triggers(db)
-        rows = db.execute("SELECT type, name FROM sqlite_schema WHERE type IN ('table','view') ORDER BY type DESC").fetchall()
-        for kind, name in rows:
+        for kind, name in rows(db, "SELECT type, name FROM sqlite_schema WHERE type IN ('table','view') ORDER BY type DESC"):
             if is_ours(kind, name):
                 db.execute(f"DROP {kind} {identifier(name)}")
 
@@ -91,7 +90,7 @@ def _install(db: apsw.Connection, masks: Sequence[str] | None) -> None:
     _drop_triggers(db)
     tables = read_tables(db)
     if masks is None:
-        masks = [m for (m,) in db.execute("SELECT value FROM changelog_meta WHERE name='mask'")] if is_installed(db) else []
+        masks = [m for (m,) in rows(db, "SELECT value FROM changelog_meta WHERE name='mask'")] if is_installed(db) else []
     _check_masks(tables, masks)
     for sql in triggers.log_tables(triggers.slots_for(tables)):
         db.execute(sql)
@@ -135,8 +134,7 @@ def _script_guards(tables: Sequence[Table], slots: int) -> list[str]:
 
 
 def _drop_triggers(db: apsw.Connection) -> None:
-    names = db.execute("SELECT name FROM sqlite_schema WHERE type='trigger'").fetchall()
-    for (name,) in names:
+    for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type='trigger'"):
         if is_ours("trigger", name):
             db.execute(f"DROP TRIGGER {identifier(name)}")
 
@@ -144,10 +142,10 @@ def _drop_triggers(db: apsw.Connection) -> None:
 def _refuse_taken_names(db: apsw.Connection) -> None:
     """A table of somebody else's under one of our names is never touched."""
     if is_installed(db):
-        columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info('changelog')")]
+        columns = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info('changelog')")]
         if ",".join(columns).startswith(_LOG_COLUMNS):
             return
-    for kind, name in db.execute("SELECT type, name FROM sqlite_schema WHERE type IN ('table','view','trigger') ORDER BY name"):
+    for kind, name in rows(db, "SELECT type, name FROM sqlite_schema WHERE type IN ('table','view','trigger') ORDER BY name"):
         if is_ours(kind, name):
             raise CannotCapture(f"this database has a {kind} of its own named {name}: rename it, the changelog needs that name", name=name)
 
@@ -165,7 +163,7 @@ def _check_masks(tables: Sequence[Table], masks: Sequence[str]) -> None:
 def _widen(db: apsw.Connection, slots: int) -> int:
     """Give the log `slots` value slots of each kind if it has fewer; returns how many it has then."""
     for table, kinds in (("changelog", "no"), ("changelog_stash", "o")):
-        have = {name for (name,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+        have = {name for (name,) in rows(db, "SELECT name FROM pragma_table_info(?)", (table,))}
         for name in (f"{kind}{i}" for kind in kinds for i in range(slots)):
             if name not in have:
                 db.execute(f"ALTER TABLE {table} ADD COLUMN {name}")

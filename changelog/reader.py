@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import apsw
 
 from changelog.connection import one
@@ -11,7 +9,8 @@ from changelog.errors import HistoryTrimmed, PositionMismatch
 from changelog.install import slot_count
 from changelog.position import Position, ancestors_of, epoch_of
 from changelog.schema import schema_hash, sequences_of
-from changelog.values import RawText, Value
+from changelog.triggers import slot_names
+from changelog.values import Value, exact_rows
 from changelog.wire import FACTS, Header
 
 READ_ROWS = 1_000  # rows read in one go, each in a snapshot of its own: a slow reader of the stream holds none
@@ -71,10 +70,10 @@ def read_log(db: apsw.Connection, after: int, upto: int, limit: int = READ_ROWS)
     """
     widths = _widths(db)
     slots = slot_count(db)
-    names = ",".join([*FACTS, *(f"n{i}" for i in range(slots)), *(f"o{i}" for i in range(slots))])
-    rows = []
-    for row in _exact_rows(db, names, after, min(upto, after + limit)):
-        rows.append(_trimmed_to_slots(row, widths.get((row[4], row[7]), 0), slots))
+    found = exact_rows(
+        db, [*FACTS, *slot_names(slots)], "FROM changelog WHERE seq>? AND seq<=? ORDER BY seq", (after, min(upto, after + limit))
+    )
+    rows = [_filled(row, widths.get((row[4], row[7]), 0), slots) for row in found]
     if len(rows) != min(upto - after, limit):
         raise HistoryTrimmed(f"the changes after seq {after} are gone")
     return rows
@@ -84,39 +83,10 @@ def _widths(db: apsw.Connection) -> dict[tuple[Value, Value], int]:
     return {(tbl, gen): n for tbl, gen, n in db.execute("SELECT tbl, gen, count(*) FROM changelog_cols GROUP BY tbl, gen")}
 
 
-def _trimmed_to_slots(row: tuple[Value, ...], width: int, slots: int) -> tuple[Value, ...]:
+def _filled(row: tuple[Value, ...], width: int, slots: int) -> tuple[Value, ...]:
     first = len(FACTS)
     new, old = row[first : first + width], row[first + slots : first + slots + width]
     return row[:first] + {"I": new, "U": new + old, "D": old}.get(str(row[5]), ())
-
-
-def _exact_rows(db: apsw.Connection, names: str, after: int, upto: int) -> Iterator[tuple[Value, ...]]:
-    """The rows, also those with text that is not UTF-8, at which apsw raises: such a row is read again as bytes."""
-    while after < upto:
-        try:
-            for row in db.execute(f"SELECT {names} FROM changelog WHERE seq>? AND seq<=? ORDER BY seq", (after, upto)):
-                yield row
-                after = row[0]
-            return
-        except UnicodeDecodeError:
-            row = _raw_row(db, names, after)
-            yield row
-            after = row[0]
-
-
-def _raw_row(db: apsw.Connection, names: str, after: int) -> tuple[Value, ...]:
-    columns = names.split(",")
-    asked = ",".join(f"typeof({c}), CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns)
-    pairs = db.execute(f"SELECT {asked} FROM changelog WHERE seq>? ORDER BY seq LIMIT 1", (after,)).fetchone()
-    encoding = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(db.pragma("encoding"), "utf-8")
-    return tuple(_text(value, encoding) if kind == "text" else value for kind, value in zip(pairs[::2], pairs[1::2], strict=True))
-
-
-def _text(data: bytes, encoding: str) -> str | RawText:
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        return RawText(data)
 
 
 def _nonce_at(db: apsw.Connection, seq: int) -> int | None:

@@ -72,11 +72,11 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page]) -> Positi
         if header.schema != schema_hash(db):
             raise Divergence("the schema of the replica is not that of the primary")
         last = Applier(db).apply(pages)
+        _follow_facts(db, header)
         if last is None and header.upto == header.after:
             return before
         if last is None or last[0] != header.upto:
             raise BrokenFrame(f"the frame ends before its upto {header.upto}")
-        _follow_facts(db, header)
         after = Position(header.epoch, header.upto, last[2])
         move_position(db, after)
     return after

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import apsw
 
+from changelog.connection import one, rows
 from changelog.errors import CannotCapture
 
 _OURS = {
@@ -110,25 +111,27 @@ def read_tables(db: apsw.Connection) -> list[Table]:
 
     Virtual tables and their shadows are left out: a trigger on an FTS5 shadow table crashes SQLite.
     """
-    rows = db.execute(
+    found = rows(
+        db,
         """SELECT name, wr, strict FROM pragma_table_list
-           WHERE schema='main' AND type='table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"""
-    ).fetchall()
-    return [_read_table(db, name, bool(wr), bool(strict)) for name, wr, strict in rows if not is_ours("table", name)]
+           WHERE schema='main' AND type='table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name""",
+    )
+    return [_read_table(db, name, bool(wr), bool(strict)) for name, wr, strict in found if not is_ours("table", name)]
 
 
 def virtual_tables(db: apsw.Connection) -> list[str]:
     """The virtual tables: no trigger can capture them, only a snapshot carries them."""
-    return [name for (name,) in db.execute("SELECT name FROM pragma_table_list WHERE schema='main' AND type='virtual' ORDER BY name")]
+    return [name for (name,) in rows(db, "SELECT name FROM pragma_table_list WHERE schema='main' AND type='virtual' ORDER BY name")]
 
 
 def schema_objects(db: apsw.Connection) -> list[tuple[str, str, str, str]]:
     """(type, name, table, sql) of everything that both sides must have alike: all but ours, in a stable order."""
-    rows = db.execute(
+    found = rows(
+        db,
         """SELECT type, name, tbl_name, sql FROM sqlite_schema
-           WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type, name"""
+           WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type, name""",
     )
-    return [row for row in rows if not is_ours(row[0], row[1])]
+    return [(kind, name, table, sql) for kind, name, table, sql in found if not is_ours(kind, name)]
 
 
 def schema_hash(db: apsw.Connection) -> str:
@@ -140,8 +143,8 @@ def sequences_of(db: apsw.Connection) -> dict[str, int]:
     """The AUTOINCREMENT counters of the tables that are not ours."""
     if not db.table_exists("main", "sqlite_sequence"):
         return {}
-    rows = db.execute("SELECT name, seq FROM sqlite_sequence WHERE typeof(name)='text' AND typeof(seq)='integer'")
-    return {name: seq for name, seq in rows if not is_ours("table", name)}
+    found = rows(db, "SELECT name, seq FROM sqlite_sequence WHERE typeof(name)='text' AND typeof(seq)='integer'")
+    return {name: seq for name, seq in found if not is_ours("table", name)}
 
 
 def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: bool) -> Table:
@@ -160,8 +163,9 @@ def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: boo
 
 
 def _read_columns(db: apsw.Connection, table: str, strict: bool) -> Iterator[Column]:
-    rows = db.execute("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid", (table,)).fetchall()
-    for name, declared, notnull, pk, hidden in rows:
+    for name, declared, notnull, pk, hidden in rows(
+        db, 'SELECT name, type, "notnull", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid', (table,)
+    ):
         collation = db.column_metadata("main", table, name)[1]
         affinity = "BLOB" if strict and declared.upper() == "ANY" else _affinity(declared)
         yield Column(name, affinity, collation.upper(), bool(notnull), pk, hidden in (2, 3))
@@ -183,15 +187,15 @@ def _affinity(declared: str) -> str:
 
 def _is_ipk(db: apsw.Connection, table: str) -> bool:
     """A single-column key is the rowid exactly when SQLite made no index for it (`INTEGER PRIMARY KEY DESC` looks like one and is not)."""
-    return not db.execute("SELECT 1 FROM pragma_index_list(?) WHERE origin='pk'", (table,)).fetchone()
+    return not rows(db, "SELECT 1 FROM pragma_index_list(?) WHERE origin='pk'", (table,))
 
 
 def _read_uniques(db: apsw.Connection, table: str, columns: tuple[Column, ...]) -> Iterator[UniqueKey]:
     stored = {c.name for c in columns if not c.generated}
-    for index, partial in db.execute('SELECT name, partial FROM pragma_index_list(?) WHERE "unique"', (table,)).fetchall():
-        parts = db.execute("SELECT cid, name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (index,)).fetchall()
-        sql = db.execute("SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,)).fetchone()
-        texts, where = _index_terms(sql[0]) if sql and sql[0] else ([], None)
+    for index, partial in rows(db, 'SELECT name, partial FROM pragma_index_list(?) WHERE "unique"', (table,)):
+        parts = rows(db, "SELECT cid, name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (index,))
+        sql = one(db, "SELECT sql FROM sqlite_schema WHERE type='index' AND name=?", (index,))
+        texts, where = _index_terms(sql) if sql else ([], None)
         terms = tuple((identifier(name) if cid >= 0 else texts[i], coll) for i, (cid, name, coll) in enumerate(parts))
         plain = not partial and all(cid >= 0 and name in stored for cid, name, _ in parts)
         yield UniqueKey(terms, where if partial else None, plain)
@@ -207,7 +211,9 @@ def _index_terms(sql: str) -> tuple[list[str], str | None]:
     """The texts between the parentheses of a CREATE INDEX, one a term, and the text after its WHERE."""
     tokens = [" " if t.startswith(("--", "/*")) else t for t in _TOKEN.findall(sql)]
     start = tokens.index("(")
-    terms, term, depth, end = [], [], 0, len(tokens)
+    terms: list[list[str]] = []
+    term: list[str] = []
+    depth, end = 0, len(tokens)
     for i in range(start, len(tokens)):
         token = tokens[i]
         depth += {"(": 1, ")": -1}.get(token, 0)

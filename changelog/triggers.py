@@ -6,7 +6,7 @@ ours, hence no constraint on any table that a trigger writes.
 
 Why BEFORE triggers: a REPLACE deletes rows without firing a delete trigger (recursive_triggers is off by default, and the writer decides).
 So BEFORE sets aside every row that could be killed, and AFTER logs as deleted those that are really gone. A row may stay set aside when
-its statement was ignored or became an UPSERT; AFTER UPDATE and AFTER DELETE drop it, and only the newest few are kept.
+its statement was ignored or became an UPSERT: AFTER UPDATE keeps it true, AFTER DELETE drops it, and only the newest few are kept.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _after_update(table: Table) -> str:
         f"INSERT INTO changelog({_FACTS},chg{rid}{orid},{columns})"
         f" VALUES({_facts(table, 'U', 'OLD')},{_joined(changed)}{rid_value}{orid_value},{new},{old})"
     )
-    return _create(table, "au", "AFTER UPDATE", "", [*_log_killed(table, but_old=True), log])
+    return _create(table, "au", "AFTER UPDATE", "", [*_log_killed(table, but_old=True), _keep_aside(table), log])
 
 
 def _after_delete(table: Table) -> str:
@@ -180,19 +180,24 @@ def _before_update(table: Table) -> str:
 def _log_killed(table: Table, *, but_old: bool) -> list[str]:
     """Log as deleted what was set aside and is gone: its key is NEW's now, or nobody's. The row that is being updated is not gone."""
     vanished = f"NOT EXISTS(SELECT 1 FROM {identifier(table.name)} y WHERE {_stashed(table, 'y')})"
-    gone = f"({_stashed(table, 'NEW')} OR {vanished})"
-    is_old = _stashed(table, "OLD")
-    killed = f"NOT ({is_old}) AND {gone}" if but_old else gone
-    forgotten = f"({is_old} OR {gone})" if but_old else gone
-    mine = f"changelog_stash.tbl={literal(table.name)}"
+    killed = f"changelog_stash.tbl={literal(table.name)} AND ({_stashed(table, 'NEW')} OR {vanished})"
+    if but_old:
+        killed += f" AND NOT ({_stashed(table, 'OLD')})"
     columns = ",".join(f"o{i}" for i in range(len(table.columns)))
     orid, orid_value = (",orid", ",rid") if table.keyed_by_rowid else ("", "")
     facts = _facts(table, "D", None)
     return [
-        f"INSERT INTO changelog({_FACTS}{orid},{columns})"
-        f" SELECT {facts}{orid_value},{columns} FROM changelog_stash WHERE {mine} AND {killed}",
-        f"DELETE FROM changelog_stash WHERE {mine} AND {forgotten}",
+        f"INSERT INTO changelog({_FACTS}{orid},{columns}) SELECT {facts}{orid_value},{columns} FROM changelog_stash WHERE {killed}",
+        f"DELETE FROM changelog_stash WHERE {killed}",
     ]
+
+
+def _keep_aside(table: Table) -> str:
+    """A row set aside is kept as it now is: an application's trigger may change it before the statement that kills it goes on."""
+    assigned = [f"o{i}=NEW.{identifier(c.name)}" for i, c in enumerate(table.columns)]
+    if table.rowid:
+        assigned.append(f"rid=NEW.{identifier(table.rowid)}")
+    return f"UPDATE changelog_stash SET {','.join(assigned)} WHERE tbl={literal(table.name)} AND {_stashed(table, 'OLD')}"
 
 
 def _set_aside(table: Table, conditions: Sequence[str]) -> list[str]:
@@ -200,7 +205,7 @@ def _set_aside(table: Table, conditions: Sequence[str]) -> list[str]:
     row = ",".join([f"{rid} AS rid", *(f"x.{identifier(c.name)} AS o{i}" for i, c in enumerate(table.columns))])
     found = " UNION ".join(f"SELECT {row} FROM {identifier(table.name)} x WHERE {c}" for c in conditions)
     columns = ",".join(f"o{i}" for i in range(len(table.columns)))
-    kept = 16 + 4 * len(conditions)  # far more than the statements at work can hold at once
+    kept = 4 + 2 * len(conditions)  # what one statement and another inside it can set aside; each row kept costs every write a look-up
     known = f"SELECT 1 FROM changelog_stash e WHERE e.tbl={literal(table.name)} AND {_same_slots(table, 'e', 'c')}"
     return [
         f"DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-{kept}",

@@ -1,0 +1,213 @@
+"""The reading side of a primary: snapshots that are complete and durable, frames of the log, and waiting for the next commit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from changelog.connection import Path_, connect, identity, one, sync_wal
+from changelog.errors import NotAPrimary, Unavailable
+from changelog.install import reconcile, schema_moved
+from changelog.log import head
+from changelog.position import Position
+from changelog.reader import READ_ROWS, frame_header, read_log
+from changelog.values import Value
+from changelog.wire import Header, encode_frame
+
+IDLE_CONNECTIONS = 4
+RECONCILE_TRIES = 3  # somebody may be in the middle of a migration of many statements
+POLL = 0.01  # s between looks at data_version while somebody waits
+
+Rows = Iterator[tuple[Value, ...]]
+
+
+def reconcile_file(path: Path_) -> bool:
+    """Reconcile on a connection of its own: for programs that have no writer thread."""
+    db = connect(path)
+    try:
+        return reconcile(db)
+    finally:
+        db.close()
+
+
+class Primary:
+    """Many readers of the primary at `path`. `reconcile` is called when the schema has moved, and must bring the capture in line."""
+
+    def __init__(self, path: Path_, reconcile: Callable[[], object] | None = None) -> None:
+        self.path = Path(path)
+        self._reconcile = reconcile or (lambda: reconcile_file(path))
+        self._lock = threading.Lock()
+        self._idle: list[tuple[tuple[int, int] | None, apsw.Connection]] = []
+        self.commits = CommitWatcher(self.path)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """A read transaction on a database whose capture is complete, and whose content is on the disk before the block begins.
+
+        Raises NotAPrimary, DamagedFile, or Unavailable while the schema keeps changing.
+        """
+        for _ in range(RECONCILE_TRIES):
+            file, db = self._take()
+            try:
+                db.execute("BEGIN")
+                if not schema_moved(db):
+                    # After the snapshot is taken: what is served must survive a power cut, whoever wrote it, however carelessly.
+                    sync_wal(self.path)
+                    yield db
+                    return
+            finally:
+                self._give_back(file, db)
+            self._reconcile()
+        raise Unavailable("the schema of the primary is being changed: try again")
+
+    def head(self) -> Position:
+        """The position of the newest change."""
+        with self.snapshot() as db:
+            return Position.of_head(db)
+
+    def frame(self, after: Position, upto: int | None = None, limit: int | None = None) -> tuple[Header, Rows]:
+        """The header and the rows that lead a replica from `after` to `upto`, or to the newest commit.
+
+        With `limit` the rows may stop short of it: a page. The rows are read as they are taken, each run in a snapshot of its own.
+        Raises PositionMismatch and HistoryTrimmed.
+        """
+        with self.snapshot() as db:
+            header = frame_header(db, after, upto)
+            last = header.upto if limit is None else min(header.upto, after.seq + limit)
+            first = read_log(db, after.seq, last)
+        return header, self._rows(first, last)
+
+    def encoded_frame(self, after: Position, upto: int | None = None, limit: int | None = None) -> tuple[Header, Iterator[bytes]]:
+        """The same as bytes of the wire."""
+        header, rows = self.frame(after, upto, limit)
+        return header, encode_frame(header, rows)
+
+    def copy_to(self, target: Path) -> Position:
+        """Write the whole database, as of one commit, to a new file; returns the position that it carries."""
+        with self.snapshot() as db:
+            position = Position.of_head(db)
+            copy = connect(target, create=True)
+            try:
+                with copy.backup("main", db, "main") as backup:
+                    backup.step(-1)
+            finally:
+                copy.close()
+        return position
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self.commits.close()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, db in idle:
+            db.close()
+
+    def _rows(self, first: list[tuple[Value, ...]], last: int) -> Rows:
+        rows = first
+        while rows:
+            yield from rows
+            seq = int(str(rows[-1][0]))
+            if seq >= last:
+                return
+            file, db = self._take()
+            try:
+                with db:
+                    rows = read_log(db, seq, last, READ_ROWS)
+            finally:
+                self._give_back(file, db)
+
+    def _take(self) -> tuple[tuple[int, int] | None, apsw.Connection]:
+        file = identity(self.path)
+        with self._lock:
+            while self._idle:
+                known, db = self._idle.pop()
+                if known == file:
+                    return known, db
+                db.close()  # the file was replaced
+        return file, connect(self.path, readonly=True)
+
+    def _give_back(self, file: tuple[int, int] | None, db: apsw.Connection) -> None:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        with self._lock:
+            if len(self._idle) < IDLE_CONNECTIONS:
+                self._idle.append((file, db))
+                return
+        db.close()
+
+
+class CommitWatcher:
+    """Tells those who wait when anybody, in any process, has committed to the file. It looks only while somebody waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self._moves = 0  # how often the database was seen to move
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def wait(self, seq: int, seconds: float, stopping: threading.Event | None = None) -> None:
+        """Return when the log's head is not at `seq` any more, its schema moved, or `seconds` have passed."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            self._waiting += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        try:
+            while time.monotonic() < until and not self._closed and not (stopping and stopping.is_set()):
+                with self._changed:
+                    before = self._moves
+                if self._moved_past(seq):
+                    return
+                with self._changed:
+                    if self._moves == before and not self._closed:
+                        self._changed.wait(min(1.0, max(0.0, until - time.monotonic())))
+        finally:
+            with self._changed:
+                self._waiting -= 1
+
+    def close(self) -> None:
+        """Let everybody go."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _moved_past(self, seq: int) -> bool:
+        db = connect(self._path, readonly=True)
+        try:
+            return head(db) != seq or schema_moved(db)
+        except (apsw.SQLError, NotAPrimary):
+            return True  # whoever reads next says what is wrong
+        finally:
+            db.close()
+
+    def _run(self) -> None:
+        db, file, version = None, None, None
+        while not self._closed:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+            time.sleep(POLL)
+            try:
+                now = identity(self._path)
+                if db is None or now != file:
+                    if db is not None:
+                        db.close()
+                    db, file = connect(self._path, readonly=True), now
+                seen = one(db, "PRAGMA data_version"), file
+            except Exception:  # the file is away or locked: those who wait look for themselves, once a second
+                continue
+            if seen != version:
+                version = seen
+                with self._changed:
+                    self._moves += 1
+                    self._changed.notify_all()
+        if db is not None:
+            db.close()
