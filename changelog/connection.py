@@ -29,13 +29,14 @@ def connect(
     *,
     readonly: bool = False,
     create: bool = False,
+    scratch: bool = False,
     checkpoints: bool = False,
     foreign_keys: bool = False,
 ) -> apsw.Connection:
     """Open `path` by our rules and return the apsw connection.
 
-    `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `checkpoints` makes this connection the file's
-    checkpointer; `foreign_keys` enforces them.
+    `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `scratch` is for a file that nobody else knows and that a
+    crash may ruin: no journal, no syncs; `checkpoints` makes this connection the file's checkpointer; `foreign_keys` enforces them.
     Raises DamagedFile when the file is missing or is not a database.
     """
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
@@ -50,9 +51,11 @@ def connect(
         db.set_busy_timeout(BUSY_TIMEOUT)
         db.transaction_mode = "IMMEDIATE" if not readonly else "DEFERRED"
         db.wal_autocheckpoint(WAL_AUTOCHECKPOINT if checkpoints else 0)
-        if create:
+        if scratch:
+            db.pragma("journal_mode", "off")
+        elif create:
             db.pragma("journal_mode", "wal")
-        db.pragma("synchronous", "FULL")
+        db.pragma("synchronous", "OFF" if scratch else "FULL")
         db.pragma("foreign_keys", foreign_keys)
         if readonly:
             db.pragma("query_only", True)
@@ -86,6 +89,15 @@ def sync_wal(path: Path_) -> None:
         return  # nothing is in a -wal that does not exist: the file itself was synced by the checkpoint that emptied it
     try:
         os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_path(path: Path_) -> None:
+    """Bring a file or a folder to the disk. Not for a database that this process has open: see above."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
     finally:
         os.close(fd)
 

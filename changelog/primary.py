@@ -91,7 +91,7 @@ class Primary:
         """Write the whole database, as of one commit, to a new file; returns the position that it carries."""
         with self.snapshot() as db:
             position = Position.of_head(db)
-            copy = connect(target, create=True)
+            copy = connect(target, create=True, scratch=True)
             try:
                 with copy.backup("main", db, "main") as backup:
                     backup.step(-1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import apsw
 import click
 from flask import Flask
 
@@ -32,8 +33,11 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except DroverError as exc:
-            click.echo(f"error: {exc.message}", err=True)
-            sys.exit(1)
+            cause = exc.message
+        except apsw.BusyError:
+            cause = "the database is locked by another program; try again when that has ended"
+        click.echo(f"error: {cause}", err=True)
+        sys.exit(1)
 
 
 @click.group(cls=Commands)
@@ -67,7 +71,7 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     services: list[Service] = [writer]
     if settings.lora_serial_port:
         services.append(SerialReader(settings.lora_serial_port, settings.lora_baud, writer))
-    return create_app(settings, writer, Primary(settings.farm_db, writer), keys), services
+    return create_app(settings, writer, Primary(settings.farm_db, writer.reconcile), keys), services
 
 
 @main.group()

@@ -15,8 +15,8 @@ from pi.writer import Writer
 def create_app(settings: Settings, writer: Writer, primary: Primary, keys: Keys) -> Flask:
     """The API of a Pi whose `writer` writes and whose `primary` reads farm.db, for callers with `keys`."""
     app = Flask(__name__, static_folder=None)
-    install_problems(app, facts=("id", "received_at", "times_received", "position"))
-    app.register_blueprint(sync.blueprint(primary, keys))
+    install_problems(app, facts=("id", "received_at", "times_received", "position", "descends"))
+    app.register_blueprint(sync.blueprint(primary, keys, settings.data_dir / "snapshots"))
     app.register_blueprint(ingest.blueprint(settings, writer, keys))
     app.register_blueprint(herd_api.blueprint(writer, keys))
     return app

@@ -13,7 +13,6 @@ sqlite3 or by apsw, recursive_triggers off or on. Then the log is replayed onto 
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 import sys
 import tempfile

@@ -1,0 +1,78 @@
+"""Snapshots that a primary hands out: a private copy of the whole database, as of one commit, that carries its log and so its position."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from changelog.position import Position
+from changelog.primary import Primary
+
+KEPT = 600.0  # s for which a copy can be fetched on, after a connection broke
+READ_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy on the disk."""
+
+    path: Path
+    position: Position
+    size: int  # bytes
+    sha256: bytes
+
+
+class SnapshotStore:
+    """Makes copies in a folder of its own and keeps the newest one for a while."""
+
+    def __init__(self, primary: Primary, folder: Path) -> None:
+        self._primary, self._folder = primary, folder
+        self._lock = threading.Lock()
+        self._newest: Snapshot | None = None
+        self._timer: threading.Timer | None = None
+        shutil.rmtree(folder, ignore_errors=True)  # what a crash left behind
+
+    def newest(self, sha256: bytes | None = None) -> Snapshot:
+        """The copy with this digest if it is still here, one of this moment otherwise."""
+        with self._lock:
+            found = self._newest
+            if found and (found.sha256 == sha256 or found.position == self._primary.head()):
+                return found
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._newest = made = self._make(self._folder / f"{uuid.uuid4().hex}.db")
+            self._forget(found)
+            self._restart_timer()
+            return made
+
+    def close(self) -> None:
+        """Delete the copies."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+            self._forget(self._newest)
+            self._newest = None
+
+    def _make(self, path: Path) -> Snapshot:
+        try:
+            position = self._primary.copy_to(path)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return Snapshot(path, position, path.stat().st_size, digest)
+
+    def _forget(self, snapshot: Snapshot | None) -> None:
+        if snapshot:
+            snapshot.path.unlink(missing_ok=True)  # whoever is reading it keeps it until the end
+
+    def _restart_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = threading.Timer(KEPT, self.close)
+        self._timer.daemon = True
+        self._timer.start()
