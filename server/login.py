@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,19 +21,19 @@ import apsw
 from flask import Blueprint, Flask, flash, g, redirect, render_template, request, session, url_for
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from changelog.errors import Forbidden
+from changelog.errors import Forbidden, TooMany
 from changelog.node.access import RateLimit
 from server.office import office
 from server.paging import rows_of
 
 SESSION_LIFETIME = timedelta(hours=12)
-ATTEMPTS_PER_SECOND, ATTEMPTS_BURST = 0.1, 10  # of one address, and for one name
+FAILURES_PER_SECOND, FAILURES_BURST = 0.1, 10  # of one address
 HASHES_AT_ONCE = threading.Semaphore(2)  # a scrypt check takes 32 MiB and a core: a flood of logins must not take all
+WAIT_FOR_HASH = 5.0  # s
 USABLE_HASH = "scrypt:"
 
 logger = logging.getLogger(__name__)
 login = Blueprint("login", __name__, url_prefix="/office")
-attempts = RateLimit(ATTEMPTS_PER_SECOND, ATTEMPTS_BURST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,33 @@ class User:
     def proof(self) -> str:
         """What a session keeps of the row, to see that it is still the same; tells nothing about the password."""
         return hashlib.sha256(f"{self.username}\0{self.role}\0{self.password_hash}".encode(errors="replace")).hexdigest()[:32]
+
+
+class Failures:
+    """Failed logins by address: after some of them, the next has to wait. Successes cost nothing."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds that never go back."""
+        self._limit, self._clock = RateLimit(FAILURES_PER_SECOND, FAILURES_BURST, clock), clock
+        self._closed: dict[str, float] = {}  # address: until when
+
+    def check(self, address: str) -> None:
+        """Raises TooMany with `retry_after` while this address has to wait."""
+        wait = math.ceil(self._closed.get(address, 0) - self._clock())
+        if wait > 0:
+            raise TooMany(f"Too many failed logins: wait {wait} s and try again.", retry_after=wait)
+
+    def count(self, address: str) -> None:
+        """One more failure."""
+        try:
+            self._limit.check(address)
+        except TooMany as exc:
+            now = self._clock()
+            self._closed = {known: until for known, until in self._closed.items() if until > now}
+            self._closed[address] = now + float(str(exc.facts["retry_after"]))
+
+
+failures = Failures()
 
 
 def install_login(app: Flask, secret_key: str, data_dir: Path) -> None:
@@ -135,11 +164,9 @@ def form() -> Any:
 def enter() -> Any:
     """Begin a session, or show the form again with a 401."""
     username, password = request.form.get("username", ""), request.form.get("password", "")
-    attempts.check(f"address {request.remote_addr}")
-    attempts.check(f"user {username[:80]}")
     with office().replica.read() as db:
         user = _find(db, "username", username)
-    if not is_password(user, password):
+    if not _is_allowed(user, password, str(request.remote_addr)):
         logger.warning("login refused user=%r address=%s", username[:80], request.remote_addr)
         return render_template("login.html", username=username[:80], wrong=True), 401
     assert user is not None
@@ -158,6 +185,20 @@ def leave() -> Any:
     return redirect(url_for("login.form"))
 
 
+def _is_allowed(user: User | None, password: str, address: str) -> bool:
+    """Whether user and password fit, counting a failure of this address. Raises TooMany."""
+    if not HASHES_AT_ONCE.acquire(timeout=WAIT_FOR_HASH):
+        raise TooMany("Too many logins at once: try again in a few seconds.")
+    try:
+        failures.check(address)
+        allowed = is_password(user, password)
+        if not allowed:
+            failures.count(address)
+        return allowed
+    finally:
+        HASHES_AT_ONCE.release()
+
+
 def own_path(target: str) -> str:
     """`target` when it is a path of the office, else its first page: a login must not lead to another host."""
     return target if target.startswith("/office/") and "\\" not in target else url_for("pages.batches")
@@ -167,11 +208,10 @@ def is_password(user: User | None, password: str) -> bool:
     """Whether the password opens this user; takes the same time where there is no such user or no usable hash."""
     usable = user is not None and user.active and user.password_hash.startswith(USABLE_HASH)
     known = user.password_hash if usable and user is not None else _unmatched()
-    with HASHES_AT_ONCE:
-        try:
-            return check_password_hash(known, password) and usable
-        except ValueError:  # scrypt with parameters that it refuses
-            return False
+    try:
+        return check_password_hash(known, password) and usable
+    except ValueError:  # scrypt with parameters that it refuses
+        return False
 
 
 _hash_of_nothing: list[str] = []
@@ -189,4 +229,4 @@ def _find(db: apsw.Connection, column: str, value: Any) -> User | None:
     if not found:
         return None
     row = found[0]
-    return User(row["id"], str(row["username"]), str(row.get("role")), str(row["password_hash"]), bool(row.get("is_active", 1)))
+    return User(row.id, str(row.username), str(row.role), str(row.password_hash), bool(getattr(row, "is_active", True)))

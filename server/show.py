@@ -10,6 +10,7 @@ from typing import Any, Literal
 from flask import Flask, url_for
 from markupsafe import Markup
 
+from server.paging import Row
 from server.state import Facts
 
 NOTHING = "\N{EN DASH}"  # in place of a value that is not known
@@ -51,10 +52,10 @@ def moment(text: Any, kind: Literal["minute", "second", "age"] = "minute") -> st
     except ValueError:
         return str(text)
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    exact, short = at.strftime("%Y-%m-%d %H:%M:%S UTC"), at.strftime("%Y-%m-%d %H:%M UTC")
-    return Markup('<time datetime="{}" title="{}" data-show="{}">{}</time>').format(
-        at.strftime("%Y-%m-%dT%H:%M:%SZ"), exact, kind, exact if kind == "second" else short
-    )
+    iso = at.isoformat()[:19]  # several times quicker than strftime, and a page has fifty of them
+    exact = f"{iso[:10]} {iso[11:]} UTC"
+    shown = exact if kind == "second" else f"{exact[:16]} UTC"
+    return Markup(f'<time datetime="{iso}Z" title="{exact}" data-show="{kind}">{shown}</time>')
 
 
 def count(number: int | None) -> str:
@@ -104,14 +105,14 @@ def value(found: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 
-def words(change: dict[str, Any]) -> str:
+def words(change: Row) -> str:
     """What a change did, without its subject: `changed animal 7: weight 250 → 260`."""
-    verb = VERBS.get(change["op"])
+    verb = VERBS.get(change.op)
     if verb is None:
-        return {"B": "began a new log", "X": "changed the schema"}.get(change["op"], f"recorded {change['op']}")
-    parts = [_part(change["op"], *column) for column in change["columns"] if column[0] not in OWN_COLUMNS]
+        return {"B": "began a new log", "X": "changed the schema"}.get(change.op, f"recorded {change.op}")
+    parts = [_part(change.op, *column) for column in change.columns if column[0] not in OWN_COLUMNS]
     told = ", ".join(part for part in parts if part)
-    return f"{verb} {NOUNS.get(change['tbl'], change['tbl'])} {value(change['key'])}{': ' if told else ''}{told}"
+    return f"{verb} {NOUNS.get(change.tbl, change.tbl)} {value(change.key)}{': ' if told else ''}{told}"
 
 
 def _part(op: str, column: str, old: Any, new: Any) -> str:

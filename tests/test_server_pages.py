@@ -14,7 +14,6 @@ from flask.testing import FlaskClient
 from office_farm import PASSWORD, PASSWORD_HASH, add_batches, make_replica, move_position
 
 from changelog.connection import connect
-from changelog.node.access import RateLimit
 from changelog.node.settings import Settings
 from server import login
 from server.app import create_app
@@ -84,7 +83,7 @@ def make_office(folder: Path, sync: Any = None, **settings: Any) -> Office:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins with a limit that remembers nobody."""
-    monkeypatch.setattr(login, "attempts", RateLimit(login.ATTEMPTS_PER_SECOND, login.ATTEMPTS_BURST))
+    monkeypatch.setattr(login, "failures", login.Failures())
 
 
 @pytest.fixture
@@ -170,11 +169,16 @@ def test_the_cookie_is_http_only_and_same_site(office: Office) -> None:
     assert "SameSite=Lax" in cookie
 
 
-def test_too_many_attempts_are_a_429_with_retry_after(office: Office) -> None:
+def test_signing_in_often_is_no_offence(office: Office) -> None:
+    for _ in range(login.FAILURES_BURST + 5):
+        office.client()
+
+
+def test_too_many_failures_are_a_429_with_retry_after(office: Office) -> None:
     client = office.client(None)
     token = token_in(client.get("/office/login").text)
     form = {"username": "nobody", "password": "guess", "csrf_token": token}
-    answers = [client.post("/office/login", data=form) for _ in range(login.ATTEMPTS_BURST + 1)]
+    answers = [client.post("/office/login", data=form) for _ in range(login.FAILURES_BURST + 2)]
     assert [answer.status_code for answer in answers[-2:]] == [401, 429]
     assert int(answers[-1].headers["Retry-After"]) > 0
 
@@ -366,6 +370,8 @@ def test_during_the_first_bootstrap_the_page_shows_how_far_it_is(tmp_path: Path)
     answer = office.client(None).get("/office/batches", headers=PAGE)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
+    office.state.failed("barn.local:5001: connection refused")
+    assert "barn.local:5001: connection refused" in office.client(None).get("/office/batches", headers=PAGE).text
     for shown in ("first copy of the farm", "3.0 MB of 12.0 MB", 'http-equiv="refresh"'):
         assert shown in answer.text
 

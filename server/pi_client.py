@@ -1,0 +1,192 @@
+"""The server's client of the Pi: one HTTPS session, pinned to the Pi's certificate, whose errors are ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from changelog import errors
+from changelog.compression import ACCEPTED, decompress
+from changelog.errors import BrokenFrame, ConfigError, DroverError, Unreachable
+from changelog.node.settings import Settings
+from changelog.position import Position
+from changelog.wire import MEDIA_TYPE, Header, Page, decode_frame
+
+CONNECT_TIMEOUT = 5.0  # s
+READ_TIMEOUT = 20.0  # s without a byte, over the time that a long poll may take
+PIECE_BYTES = 256 * 1024  # of a download, at a time
+TRIES = 5  # of a snapshot's download, each going on where the last one broke off
+SQLITE_MEDIA_TYPE = "application/vnd.sqlite3"
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int | None], None]
+
+_BY_STATUS = {
+    cls.status: cls
+    for cls in (errors.Unauthorized, errors.Forbidden, errors.HistoryTrimmed, errors.ProtocolMismatch, errors.TooMany, errors.BadRequest)
+} | {409: errors.PositionMismatch}
+
+
+class PinnedAdapter(HTTPAdapter):
+    """Trusts what its SSL context trusts, whatever the environment says (requests lets REQUESTS_CA_BUNDLE override `verify`)."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> Any:
+        """The pool of connections, with our context."""
+        return super().init_poolmanager(*args, ssl_context=self._context, assert_hostname=self._context.check_hostname or False, **kwargs)
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing: requests would load its own CAs into the connection here."""
+
+
+class PiClient:
+    """The sync API of the Pi that `settings` names. Safe for one thread."""
+
+    def __init__(self, settings: Settings, replica_id: str) -> None:
+        scheme = "https" if settings.use_ssl_for_pi else "http"
+        self.host = f"{settings.remote_pi_host}:{settings.remote_pi_port}"
+        self._base = f"{scheme}://{self.host}/api/sync"
+        self._settings = settings
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.headers.update({"X-API-Key": settings.pi_api_key, "X-Replica-Id": replica_id})
+        if settings.use_ssl_for_pi:
+            self._session.mount("https://", PinnedAdapter(self._tls_context()))
+
+    @contextmanager
+    def frame(self, after: Position, *, wait: int = 0, upto: int | None = None) -> Iterator[tuple[Header, Iterator[Page]]]:
+        """The frame that leads from `after` to the head (or `upto`); with `wait` (s) the Pi answers when there is one.
+
+        Raises PositionMismatch, HistoryTrimmed, BrokenFrame, Unreachable and what else the Pi refuses with.
+        """
+        asked: dict[str, Any] = {"after": after.seq, "epoch": after.epoch, "check": after.check, "wait": wait}
+        if upto is not None:
+            asked["upto"] = upto
+        headers = {"Accept": MEDIA_TYPE, "Accept-Encoding": ACCEPTED}
+        with self._get("/changes", asked, headers, READ_TIMEOUT + wait) as response:
+            raw = self._chunks(response)
+            yield decode_frame(decompress(response.headers.get("Content-Encoding"), raw))
+
+    def snapshot(self, target: Path, accepted_epoch: str | None, progress: Progress) -> int:
+        """Download a snapshot to `target`, verified against its digest; returns its size in bytes.
+
+        `accepted_epoch` must be part of the Pi's history, or it refuses with PositionMismatch. A broken download goes on where it broke.
+        """
+        asked = {"epoch": accepted_epoch} if accepted_epoch else {}
+        digest: str | None = None
+        target.unlink(missing_ok=True)
+        for attempt in range(TRIES):
+            try:
+                digest = self._download(target, asked, digest, progress)
+                break
+            except Unreachable:
+                if attempt == TRIES - 1 or not target.exists():
+                    raise
+        with target.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise BrokenFrame("the snapshot arrived damaged: its digest is another one")
+        return target.stat().st_size
+
+    def facts(self, path: str) -> dict[str, Any]:
+        """The JSON of `/api/sync` + path: schema, digest or full-export."""
+        with self._get(path, {}, {"Accept": "application/json"}, READ_TIMEOUT * 10) as response:
+            try:
+                return json.loads(b"".join(self._chunks(response)))
+            except ValueError as exc:
+                raise BrokenFrame(f"{self.host}{path} did not answer with JSON") from exc
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def _download(self, target: Path, asked: dict[str, str], digest: str | None, progress: Progress) -> str:
+        """Fetch what is missing of the copy with this digest, or a new one from its start; returns the digest of what is coming."""
+        done = target.stat().st_size if digest and target.exists() else 0
+        headers = {"Accept": SQLITE_MEDIA_TYPE, "Accept-Encoding": "identity"}
+        if done:
+            headers |= {"Range": f"bytes={done}-", "If-Range": f'"{digest}"'}
+        with self._get("/full-export", asked, headers, READ_TIMEOUT * 10) as response:
+            found = response.headers.get("ETag", "").strip('"')
+            if response.status_code != requests.codes.partial_content:
+                done = 0
+            length = response.headers.get("Content-Length")
+            total = done + int(length) if length else None
+            with target.open("ab" if done else "wb") as file:
+                for piece in self._chunks(response):
+                    file.write(piece)
+                    done += len(piece)
+                    progress(done, total)
+        if total is not None and done != total:
+            raise Unreachable(f"the download from {self.host} broke off after {done} of {total} bytes")
+        return found
+
+    @contextmanager
+    def _get(self, path: str, asked: dict[str, Any], headers: dict[str, str], timeout: float) -> Iterator[requests.Response]:
+        try:
+            response = self._session.get(
+                self._base + path, params=asked, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, timeout), allow_redirects=False
+            )
+        except requests.RequestException as exc:
+            raise self._unreachable(exc) from exc
+        with response:
+            if not response.ok:
+                raise self._refusal(response)
+            yield response
+
+    def _chunks(self, response: requests.Response) -> Iterator[bytes]:
+        try:
+            yield from response.raw.stream(PIECE_BYTES, decode_content=False)
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise Unreachable(f"the connection to {self.host} broke: {exc}") from exc
+
+    def _refusal(self, response: requests.Response) -> DroverError:
+        """The problem document of the Pi as the error that it was there."""
+        try:
+            body = response.raw.read(64 * 1024, decode_content=True)
+            facts = json.loads(body)
+        except (ValueError, urllib3.exceptions.HTTPError, OSError):
+            facts = {}
+        facts = facts if isinstance(facts, dict) else {}
+        message = f"{self.host}: {facts.get('message') or response.reason} (HTTP {response.status_code})"
+        error = _BY_STATUS.get(response.status_code, Unreachable)
+        return error(message, **{k: facts[k] for k in ("epoch", "oldest", "head", "descends") if k in facts})
+
+    def _unreachable(self, exc: requests.RequestException) -> Unreachable:
+        cause: BaseException = exc
+        while isinstance(inner := cause.__cause__ or cause.__context__, Exception):
+            cause = inner
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            pinned = f"is not the one pinned in {self._settings.pi_cert}" if self._settings.use_self_signed_cert else "is not trusted"
+            return Unreachable(f"the certificate of {self.host} {pinned}: nothing was sent ({cause.verify_message})")
+        if isinstance(cause, ssl.SSLError):
+            return Unreachable(f"{self.host} does not speak TLS as expected: {cause.reason or cause} (see USE_SSL_FOR_PI)")
+        text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        return Unreachable(f"{self.host} cannot be reached: {text}")
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if not self._settings.use_self_signed_cert:
+            return ssl.create_default_context()
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_verify_locations(cafile=self._settings.pi_cert)
+        except (OSError, ssl.SSLError) as exc:
+            raise ConfigError(
+                f"the Pi's certificate {self._settings.pi_cert} cannot be read ({exc}): copy it from the Pi, it is what this server trusts"
+            ) from exc
+        context.check_hostname = False  # exactly one certificate is trusted, by whatever address the Pi is reached
+        return context

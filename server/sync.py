@@ -1,0 +1,150 @@
+"""The sync service: the one thread that follows the Pi, for ever, whatever happens."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from changelog.errors import Conflict, DroverError, Stranger, Unauthorized
+from changelog.node.settings import Settings
+from server.follower import Follower
+from server.pi_client import PiClient
+from server.replica import Replica
+from server.state import SyncState
+from server.store import Store
+
+LONGEST_WAIT = 2  # s of a long poll: between two of them the service sees that it is to stop, or that its file was replaced
+FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
+STOP_TIMEOUT = 3.0  # s
+
+logger = logging.getLogger(__name__)
+
+
+class SyncService:
+    """Runs a Follower in a thread, one step after another, and other work for it in between."""
+
+    def __init__(self, settings: Settings, replica: Replica, store: Store, state: SyncState) -> None:
+        self._settings, self._store, self._state = settings, store, state
+        self._client = PiClient(settings, store.replica_id)
+        self.follower = Follower(settings, replica, store, state, self._client)
+        self._lock = ReplicaLock(settings)
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._failures = 0
+        self._said = ""
+        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
+
+    def start(self) -> None:
+        """Begin. Raises Conflict when another process follows with this replica."""
+        self._lock.acquire()
+        self._thread.start()
+        logger.info("Database sync service initialized")
+
+    def stop(self) -> None:
+        """Finish the step at hand and end."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_TIMEOUT)
+        self._lock.release()
+
+    def wake(self) -> None:
+        """Do not wait out the pause after a failure."""
+        self._wake.set()
+
+    def request_resync(self, reason: str) -> Future[None]:
+        """Ask for a bootstrap; the future resolves when it is done."""
+        return self.submit(lambda: self.follower.bootstrap(reason))
+
+    def submit(self, job: Callable[[], Any]) -> Future[Any]:
+        """Run `job` on the sync thread between two steps."""
+        future: Future[Any] = Future()
+        self._jobs.put((job, future))
+        self._wake.set()
+        return future
+
+    def step(self) -> bool:
+        """The waiting jobs and one turn; False when it failed, and the next one should wait a little."""
+        try:
+            self._run_jobs()
+            self.follower.step(min(self._settings.db_sync_interval, LONGEST_WAIT))
+        except DroverError as exc:
+            self._failed(exc)
+            return False
+        except Exception as exc:  # what nobody foresaw ends one turn, not the service
+            logger.exception("Database sync met an unexpected error")
+            self._failed(DroverError(f"{type(exc).__name__}: {exc}"))
+            return False
+        if self._said:
+            logger.info("Database sync goes on with %s", self._client.host)
+        self._failures, self._said = 0, ""
+        return True
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if not self.step():
+                self._pause()
+        self.follower.close()
+        self._client.close()
+
+    def _run_jobs(self) -> None:
+        while not self._jobs.empty():
+            job, future = self._jobs.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(job())
+            except Exception as exc:
+                future.set_exception(exc)
+                if isinstance(exc, DroverError):
+                    self._failed(exc)
+
+    def _pause(self) -> None:
+        self._failures += 1
+        longest = min(self._settings.db_sync_interval, FIRST_BACKOFF * 2 ** min(self._failures - 1, 10))
+        self._wake.wait(longest * random.uniform(0.8, 1.2))
+        self._wake.clear()
+
+    def _failed(self, exc: DroverError) -> None:
+        """Say it once, not once an attempt; the page and the status show it as long as it lasts."""
+        if isinstance(exc, Stranger | Unauthorized):
+            self._state.refused(exc.message)
+        else:
+            self._state.failed(exc.message)
+        self._store.record_sync("pull", "failed", 0, 0, 0.0, exc.message)
+        if exc.message != self._said:
+            self._said = exc.message
+            level = logging.ERROR if isinstance(exc, Stranger) else logging.WARNING
+            logger.log(level, "Database sync failed, trying again every %s s: %s", self._settings.db_sync_interval, exc.message)
+
+
+class ReplicaLock:
+    """Only one process writes to a replica: the one that holds this lock. It ends with the process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.replica_db.with_name(f"{settings.replica_db.name}.lock")
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Raises Conflict when another process has it."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o660)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(fd)
+            raise Conflict(f"another process writes to {self._path.with_suffix('')}: stop it first") from exc
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
