@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 ROLES = ("replica", "device", "writer", "metrics")
 WRITE_EVERY = 60.0  # s between two writes of the same key's last use, or of the same replica's acknowledgement
+BUSY = 500  # ms that a request may wait for somebody who holds pi.db locked
 WRONG_KEYS = 10.0  # a second and address, after which a wrong key is answered 429
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%S','now')"
@@ -69,6 +70,7 @@ class Keys:
         """`checkpoints`: this is the process that serves, which is the one that checkpoints pi.db."""
         make_file(path)
         self._db = connect(path, create=True, checkpoints=checkpoints)
+        self._db.set_busy_timeout(BUSY)
         self._db.execute(_SCHEMA)
         self._lock = threading.Lock()
         self._version = -1
@@ -134,10 +136,12 @@ class Keys:
 
     def admit(self, *roles: str) -> Key:
         """The key of the current request, also put in `g.key`. Raises Unauthorized, Forbidden and TooMany."""
+        header = request.headers.get("X-API-Key")
         try:
-            key = self.role_of(request.headers.get("X-API-Key"))
+            key = self.role_of(header)
         except Unauthorized:
-            self._wrong.check(request.remote_addr or "")
+            if header:
+                self._wrong.check(request.remote_addr or "")  # who guesses is slowed down
             raise
         if key.role not in roles:
             raise Forbidden(f"the key {key.name!r} has the role {key.role}; this needs {' or '.join(roles)}")

@@ -14,7 +14,7 @@ import click
 from werkzeug.security import generate_password_hash
 
 from changelog.connection import connect
-from changelog.errors import BadRequest, NotFound, Unavailable
+from changelog.errors import BadRequest, NotFound
 from changelog.log import signed
 from changelog.node.settings import Settings, prepare_data_dir
 from pi import farm, herd
@@ -87,11 +87,8 @@ def _write(settings: Settings, job: Callable[[apsw.Connection], None]) -> None:
         farm.open_farm(settings.farm_db)
     with closing(connect(settings.farm_db, foreign_keys=True)) as db:
         _require_farm(settings, db)
-        try:
-            with db, signed(db, f"cli:{getpass.getuser()}"):
-                job(db)
-        except apsw.BusyError as exc:
-            raise Unavailable(f"{settings.farm_db} is locked by another program; try again when that has ended") from exc
+        with db, signed(db, f"cli:{getpass.getuser()}"):
+            job(db)
 
 
 def _require_farm(settings: Settings, db: apsw.Connection) -> None:

@@ -26,7 +26,7 @@ ANIMALS = 3_000
 def schema_of(db: apsw.Connection) -> list[tuple[str, str, str]]:
     """Every object with its text, without comments and spaces."""
     found = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql NOTNULL ORDER BY type, name").fetchall()
-    return [(kind, name, re.sub(r"\s+", " ", re.sub(r"--[^\n]*", "", sql)).replace("( ", "(").replace(" )", ")")) for kind, name, sql in found]
+    return [(kind, name, re.sub(r"\s+", "", re.sub(r"--[^\n]*", "", sql))) for kind, name, sql in found]
 
 
 def make_earlier(path: Path, changes: str = "") -> None:
@@ -43,14 +43,13 @@ def make_earlier(path: Path, changes: str = "") -> None:
         for i in range(1, 21):
             db.execute("INSERT INTO pens VALUES(?,?,?,?,?,?)", (i * 3, f"P{i}", 40, "é", t, t))
         for i in range(1, ANIMALS + 1):
-            facts = (i * 2, rng.randint(1, 30) * 2, f"C{i}", "Unknown", rng.random() * 500, "ok", f"L{i}", f"U{i}", 3, "note", "active", t, t, t)
+            tags = (f"L{i}", f"U{i}")
+            facts = (i * 2, rng.randint(1, 30) * 2, f"C{i}", "Unknown", rng.random() * 500, "ok", *tags, 3, "note", "active", t, t, t)
             db.execute("INSERT INTO cattle VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)", facts)
             db.execute("INSERT INTO weight_records VALUES(?,?,?,?,?)", (i, i * 2, rng.random() * 500, t, "scale"))
             status = ("received", "processing", "processed", "error", "duplicate")[i % 5] if i > 20 else "processed"
-            db.execute(
-                "INSERT INTO lora_payload_buffer VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (i, f"hxb:B1:L{i}:U{i}", f"hash{i}", "hxb", "B1", f"L{i}", f"U{i}", status, 2, "why" if status == "error" else None, t, None, t, t),
-            )
+            facts = (i, f"hxb:B1:L{i}:U{i}", f"hash{i}", "hxb", "B1", *tags, status, 2, "why" if status == "error" else None, t, None, t, t)
+            db.execute("INSERT INTO lora_payload_buffer VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)", facts)
         for i in range(1, 101):
             db.execute("INSERT INTO pair_history VALUES(?,?,?,?,?,?,?)", (i, i * 2, "old", None, t, t, "lora"))
         if changes:
@@ -72,9 +71,8 @@ def test_a_new_farm_is_a_primary_in_wal_mode_that_its_group_can_use(tmp_path):
         assert is_installed(db)
         assert db.pragma("journal_mode") == "wal"
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
-    assert shell(path, "INSERT INTO pens(pen_number, capacity) VALUES('P9', 40); SELECT actor IS NULL, op, tbl FROM changelog ORDER BY seq DESC LIMIT 1") == (
-        "1|I|pens"
-    )
+    shell(path, "INSERT INTO pens(pen_number, capacity) VALUES('P9', 40)")
+    assert rows(path, "SELECT actor, op, tbl FROM changelog ORDER BY seq DESC LIMIT 1") == [(None, "I", "pens")]
     assert rows(path, "SELECT count(*) FROM pens WHERE created_at GLOB '????-??-??T??:??:??'") == [1]
     assert rows(path, "SELECT value FROM changelog_meta WHERE name='mask'") == ["users.password_hash"]
 
@@ -149,7 +147,8 @@ def test_a_database_of_the_earlier_system_is_taken_over_with_all_its_rows(tmp_pa
 
     assert {table: rows(str(path), f"SELECT count(*) FROM {table}") for table in farm.TABLES} == counts
     for table in ("batches", "pens", "cattle", "weight_records", "pair_history", "lora_payload_buffer", "users"):
-        kept = sorted(set(rows(earlier, f"SELECT name FROM pragma_table_info('{table}')")) & set(rows(str(path), f"SELECT name FROM pragma_table_info('{table}')")))
+        names = f"SELECT name FROM pragma_table_info('{table}')"
+        kept = sorted(set(rows(earlier, names)) & set(rows(str(path), names)))
         kept = [name for name in kept if not name.endswith("_at") and name not in ("password_hash", "status", "error_message")]
         kept = [name for name in kept if (table, name) != ("cattle", "induction_date")]
         query = f"SELECT {', '.join(kept)} FROM {table} ORDER BY id"
@@ -226,7 +225,8 @@ def test_another_database_is_left_as_it_is_and_only_made_a_primary(tmp_path):
     with closing(connect(path)) as db:
         assert not farm.has_farm(db)
         assert is_installed(db)
-    assert rows(path, "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'changelog%' AND name NOT LIKE 'sqlite%'") == ["t"]
+    tables = rows(path, "SELECT name FROM sqlite_schema WHERE type='table'")
+    assert [name for name in tables if not name.startswith(("changelog", "sqlite"))] == ["t"]
     assert rows(path, "SELECT a, b FROM t") == [(1, 2)]
 
 

@@ -41,9 +41,8 @@ def test_an_unknown_pair_makes_its_batch_and_its_animal(db):
     assert db.execute("SELECT cattle_id, lf_tag, uhf_tag, status, sex, weight, induction_date FROM cattle").fetchall() == [
         ("BATCH001-LF123", "LF123", "UHF456", "active", None, None, NOW)
     ]
-    assert db.execute("SELECT raw_payload, status, batch_id, processed_at, rssi, snr, times_received FROM lora_payload_buffer").fetchall() == [
-        ("hxb:BATCH001:LF123:UHF456", "processed", 1, NOW, -99.0, 4.5, 1)
-    ]
+    columns = "raw_payload, status, batch_id, processed_at, rssi, snr, times_received"
+    assert db.execute(f"SELECT {columns} FROM lora_payload_buffer").fetchall() == [("hxb:BATCH001:LF123:UHF456", "processed", 1, NOW, -99.0, 4.5, 1)]
 
 
 def test_a_known_pair_moves_to_the_batch_that_it_is_in_now(db):
@@ -140,7 +139,7 @@ def test_what_a_shell_put_into_the_buffer_is_processed_or_ends_in_error(db):
     db.execute("INSERT INTO lora_payload_buffer(raw_payload) VALUES('hxb:B1:L1:U1'), ('nonsense'), (x'ff00'), (7)")
     db.execute("INSERT INTO lora_payload_buffer(raw_payload) VALUES(?)", ("x" * 300,))
     assert herd.process_received(db, 10, NOW) == 5
-    assert [status for (status,) in db.execute("SELECT status FROM lora_payload_buffer")] == ["processed", "error", "error", "error", "error"]
+    assert [status for (status,) in db.execute("SELECT status FROM lora_payload_buffer")] == ["processed", *["error"] * 4]
     assert one(db, "SELECT count(*) FROM lora_payload_buffer WHERE status='error' AND error_message IS NULL") == 0
     assert not herd.any_received(db)
 

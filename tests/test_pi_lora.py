@@ -29,8 +29,9 @@ def test_a_payload_becomes_a_reading_and_back():
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
-        ("nonsense", "1 parts"), ("", "1 parts"), ("hxb:a:b:c:d", "5 parts"), ("hxb:a:b", "3 parts"), ("abc:a:b:c", "'abc'"), ("HXB:a:b:c", "'HXB'"),
-        ("hxb::b:c", "empty"), ("hxb:a:b:", "empty"), ("hxb:a: :c", "empty"), ("hxb:a :b:c", "spaces"), ("hxb:a\0:b:c", "ASCII"),
+        ("nonsense", "1 parts"), ("", "1 parts"), ("hxb:a:b:c:d", "5 parts"), ("hxb:a:b", "3 parts"), ("abc:a:b:c", "'abc'"),
+        ("HXB:a:b:c", "'HXB'"), ("hxb::b:c", "empty"), ("hxb:a:b:", "empty"),
+        ("hxb:a: :c", "empty"), ("hxb:a :b:c", "spaces"), ("hxb:a\0:b:c", "ASCII"),
         ("hxb:ä:b:c", "ASCII"), ("hxb:a:b\nb:c", "ASCII"), ("\ud800", "ASCII"), (b"\xff\xfe", "ASCII"),
     ],
 )  # fmt: skip

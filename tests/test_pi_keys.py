@@ -1,0 +1,190 @@
+"""Keys and users: made by command, stored hashed, known at once, and nothing else opens the door."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from flask import Flask, g
+from pi_parts import rows, shell, wait_until
+from werkzeug.security import check_password_hash
+
+from changelog.connection import connect
+from changelog.errors import BadRequest, Conflict, NotFound, Unauthorized
+from changelog.node.problems import install_problems
+from changelog.position import Position
+from pi import keys as keys_module
+from pi.keys import Key, Keys
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "pi.db")
+
+
+@pytest.fixture
+def keys(path):
+    with closing(Keys(path, checkpoints=True)) as keys:
+        yield keys
+
+
+@pytest.fixture
+def client(keys):
+    app = Flask(__name__)
+    install_problems(app)
+
+    @app.get("/replicas")
+    @keys.require("replica", "writer")
+    def replicas():
+        return g.key.name
+
+    return app.test_client()
+
+
+def cli(folder, *arguments, text=None):
+    environ = os.environ | {"DATA_DIR": str(folder), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "pi", *arguments]
+    return subprocess.run(command, cwd=folder, env=environ, input=text, check=False, capture_output=True, text=True)
+
+
+def test_a_key_is_256_bits_shown_once_and_stored_hashed(path, keys):
+    key = keys.add("office", "replica")
+    assert key.startswith("hxb_")
+    assert len(key) == 4 + 43
+    assert keys.role_of(key) == Key("office", "replica")
+    for end in ("", "-wal"):
+        assert key[4:].encode() not in subprocess.check_output(["cat", path + end])
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+    assert stat.S_IMODE(os.stat(path + "-wal").st_mode) == 0o660
+
+
+@pytest.mark.parametrize("header", [None, "", "x", "hxb_" + "A" * 43, "hxb_é", "\xff\xfe", "hxb_" + "A" * 5_000, "' OR 1=1 --"])
+def test_any_other_key_is_refused_and_none_is_known_at_first(keys, header):
+    with pytest.raises(Unauthorized):
+        keys.role_of(header)
+    keys.add("office", "replica")
+    with pytest.raises(Unauthorized):
+        keys.role_of(header)
+
+
+def test_keys_added_and_revoked_by_another_process_count_at_once(path, keys):
+    with closing(Keys(path)) as other:
+        key = other.add("barn", "device")
+        assert keys.role_of(key).name == "barn"
+        other.revoke("barn")
+        with pytest.raises(Unauthorized):
+            keys.role_of(key)
+
+
+def test_a_name_is_given_once_and_roles_are_known(keys):
+    keys.add("office", "replica")
+    with pytest.raises(Conflict, match="office"):
+        keys.add("office", "writer")
+    with pytest.raises(BadRequest, match="metrics"):
+        keys.add("x", "root")
+    with pytest.raises(NotFound):
+        keys.revoke("nobody")
+
+
+def test_use_is_noted_at_most_once_a_minute(path, keys, monkeypatch):
+    key = keys.add("office", "replica")
+    keys.role_of(key)
+    with closing(connect(path, readonly=True)) as watcher:
+        version = watcher.pragma("data_version")
+        for _ in range(50):
+            keys.role_of(key)
+        assert watcher.pragma("data_version") == version
+        assert keys.rows()[0]["last_used_at"] is not None
+        monkeypatch.setattr(keys_module, "WRITE_EVERY", 0.0)
+        wait_until(lambda: keys.role_of(key) and watcher.pragma("data_version") != version)  # as soon as the second is another
+
+
+def test_acknowledgements_are_kept_and_written_at_most_once_a_minute(path, keys, monkeypatch):
+    keys.acknowledge("r1", "office", Position("a" * 32, 5, 1))
+    keys.acknowledge("r1", "office", Position("a" * 32, 6, 1))
+    assert rows(path, "SELECT replica_id, key_name, epoch, seq FROM acks") == [("r1", "office", "a" * 32, 5)]
+    monkeypatch.setattr(keys_module, "WRITE_EVERY", 0.0)
+    keys.acknowledge("r1", "office", Position("a" * 32, 7, 1))
+    assert rows(path, "SELECT seq FROM acks") == [7]
+
+
+def test_a_locked_pi_db_refuses_no_key(path, keys):
+    key = keys.add("office", "replica")
+    with closing(connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert keys.role_of(key).name == "office"
+        other.execute("ROLLBACK")
+
+
+def test_a_route_refuses_no_key_a_wrong_key_and_a_wrong_role_and_says_what_to_do(client, keys):
+    replica, device = keys.add("office", "replica"), keys.add("barn", "device")
+    assert client.get("/replicas", headers={"X-API-Key": replica}).text == "office"
+    nothing = client.get("/replicas")
+    assert (nothing.status_code, nothing.mimetype, nothing.json["success"]) == (401, "application/problem+json", False)
+    assert "X-API-Key" in nothing.json["message"]
+    assert client.get("/replicas", headers={"X-API-Key": "hxb_wrong"}).status_code == 401
+    assert client.get("/replicas", headers={"X-API-Key": "schlüssel"}).status_code == 401
+    other = client.get("/replicas", headers={"X-API-Key": device})
+    assert (other.status_code, "needs replica or writer" in other.json["message"]) == (403, True)
+
+
+def test_guessing_keys_is_slowed_down_but_never_locks_out_the_right_one(client, keys):
+    replica = keys.add("office", "replica")
+    answers = [client.get("/replicas", headers={"X-API-Key": f"hxb_{number}"}) for number in range(50)]
+    assert {answer.status_code for answer in answers} == {401, 429}
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    assert client.get("/replicas", headers={"X-API-Key": replica}).status_code == 200
+
+
+def test_key_commands(tmp_path):
+    made = cli(tmp_path, "key", "add", "office", "--role", "replica")
+    assert (made.returncode, len(made.stdout.strip()), made.stderr) == (0, 47, "")
+    again = cli(tmp_path, "key", "add", "office", "--role", "replica")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.startswith("error: there is a key named 'office' already")
+    listed = cli(tmp_path, "key", "list", "--json")
+    assert [(row["name"], row["role"], row["last_used_at"]) for row in json.loads(listed.stdout)] == [("office", "replica", None)]
+    assert made.stdout.strip() not in listed.stdout + cli(tmp_path, "key", "list").stdout
+    assert cli(tmp_path, "key", "revoke", "office").returncode == 0
+    assert cli(tmp_path, "key", "revoke", "office").returncode == 1
+    assert cli(tmp_path, "key", "add", "office", "--role", "root").returncode == 2
+
+
+def test_user_commands_make_users_that_are_signed_masked_and_hashed(tmp_path):
+    path = str(tmp_path / "farm.db")
+    assert cli(tmp_path, "user", "add", "ann", "--role", "admin", "--password-stdin", text="correct horse\n").returncode == 0
+    assert cli(tmp_path, "user", "add", "ann", "--password-stdin", text="correct horse\n").returncode == 1
+    short = cli(tmp_path, "user", "add", "bob", "--password-stdin", text="short\n")
+    assert (short.returncode, "8 characters" in short.stderr) == (1, True)
+    [(name, role, hashed)] = rows(path, "SELECT username, role, password_hash FROM users")
+    assert (name, role) == ("ann", "admin")
+    assert hashed.startswith("scrypt:")
+    assert check_password_hash(hashed, "correct horse")
+    assert rows(path, "SELECT actor LIKE 'cli:_%' FROM changelog WHERE tbl='users'") == [1]
+    assert rows(path, "SELECT password_hash FROM changelog_of_users WHERE op='I'") == ["***"]
+
+
+def test_a_new_password_replaces_the_old_one_and_a_taken_over_user_has_none_until_then(tmp_path):
+    path = str(tmp_path / "farm.db")
+    cli(tmp_path, "user", "add", "ann", "--password-stdin", text="correct horse\n")
+    shell(path, "INSERT INTO users(username) VALUES('old')")
+    assert "no password yet" in cli(tmp_path, "user", "list").stdout
+    assert cli(tmp_path, "user", "password", "old", "--password-stdin", text="battery staple\n").returncode == 0
+    [hashed] = rows(path, "SELECT password_hash FROM users WHERE username='old'")
+    assert check_password_hash(hashed, "battery staple")
+    listed = json.loads(cli(tmp_path, "user", "list", "--json").stdout)
+    assert [(row["username"], row["has_password"]) for row in listed] == [("ann", True), ("old", True)]
+    assert cli(tmp_path, "user", "password", "nobody", "--password-stdin", text="battery staple\n").returncode == 1
+
+
+def test_a_user_in_a_database_without_the_farm_is_refused_in_one_line(tmp_path):
+    shell(str(tmp_path / "farm.db"), "CREATE TABLE t(a)")
+    refused = cli(tmp_path, "user", "add", "ann", "--password-stdin", text="correct horse\n")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "no farm tables" in refused.stderr
