@@ -22,6 +22,7 @@ from server.local import local_status, stored_status
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
+from server.sync import SyncService
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,6 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     if not settings.is_server_ui:
         logger.info("Pages only (IS_SERVER_UI=False): this server does not follow the Pi")
         return create_app(settings, replica, store, SyncState(settings.stale_after, "pages-only"), None), services
-    from server.sync import SyncService
-
     state = SyncState(settings.stale_after)
     sync = SyncService(settings, replica, store, state)
     return create_app(settings, replica, store, state, sync), [*services, sync]

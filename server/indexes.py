@@ -5,10 +5,8 @@ Names start with `changelog_local_`. The sync service makes them after each boot
 
 LOCAL_INDEXES = (
     "CREATE INDEX IF NOT EXISTS changelog_local_batches_newest ON batches(induction_date DESC, id DESC)",
-    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_batch ON cattle(batch_id, status)",
-    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_by_number ON cattle(cattle_id COLLATE NOCASE, batch_id)",
-    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_by_lf ON cattle(lf_tag COLLATE NOCASE, batch_id)",
-    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_by_uhf ON cattle(uhf_tag COLLATE NOCASE, batch_id)",
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_batch ON cattle(batch_id)",  # in the order of their ids
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_counts ON cattle(batch_id, status)",
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_in_pen ON cattle(pen_id, status)",
     "CREATE INDEX IF NOT EXISTS changelog_local_payloads_by_status ON lora_payload_buffer(status)",
     "CREATE INDEX IF NOT EXISTS changelog_local_changelog_by_key ON changelog(tbl, key)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,6 +139,7 @@ def replication_note(facts: Facts) -> str:
     return "Up to date." if facts.lag_changes == 0 else ""
 
 
+@cache
 def asset(name: str) -> str:
     """The address of a static file, which changes with the file so that browsers may keep it."""
     changed = os.stat(Path(__file__).with_name("static") / name).st_mtime_ns
