@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from changelog.errors import BrokenFrame
 
@@ -34,6 +35,7 @@ def compress(encoding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
     if encoding == "identity":
         yield from chunks
         return
+    coder: Any
     if encoding == "zstd":
         coder = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=False).compressobj()
         flush, finish = zstandard.COMPRESSOBJ_FLUSH_BLOCK, zstandard.COMPRESSOBJ_FLUSH_FINISH
@@ -77,7 +79,7 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    source = _Reader(chunks)
+    source: Any = _Reader(chunks)
     try:
         with zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).stream_reader(source) as reader:
             while piece := reader.read1(PIECE_BYTES):

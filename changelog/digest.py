@@ -34,10 +34,13 @@ def digest_table(db: apsw.Connection, table: Table) -> TableDigest:
     return TableDigest(count, total.hexdigest())
 
 
+def row_names(table: Table) -> list[str]:
+    """What makes up a row here: the rowid first where it is the key, then the stored columns."""
+    return [*([table.rowid] if table.keyed_by_rowid and table.rowid else []), *(c.name for c in table.columns)]
+
+
 def table_rows(db: apsw.Connection, table: Table) -> Iterator[tuple[Value, ...]]:
-    """All rows in key order, each as (rowid, if it is the key; then the stored columns), text that is not UTF-8 included."""
-    columns = [identifier(c.name) for c in table.columns]
-    if table.keyed_by_rowid:
-        columns.insert(0, identifier(table.rowid or ""))
+    """All rows in key order, text that is not UTF-8 included."""
+    columns = [identifier(name) for name in row_names(table)]
     order = ",".join(identifier(c.name) for c in table.primary_key) if table.key_slots else columns[0]
     return exact_rows(db, columns, f"FROM {identifier(table.name)} ORDER BY {order}")

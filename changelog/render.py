@@ -8,8 +8,9 @@ from typing import Any
 import apsw
 
 from changelog.connection import rows
-from changelog.schema import Table, identifier, read_tables
-from changelog.values import exact_rows, for_json
+from changelog.digest import row_names, table_rows
+from changelog.schema import Table
+from changelog.values import for_json
 from changelog.wire import FACTS
 
 MASK = "***"
@@ -89,13 +90,8 @@ def _identities(row: Sequence[Any], names: list[tuple[str, int, bool]]) -> tuple
 
 
 def table_objects(db: apsw.Connection, table: Table) -> Iterable[dict[str, Any]]:
-    """All rows of a table as JSON objects."""
-    names = [c.name for c in table.columns]
-    order = ",".join(identifier(c.name) for c in table.primary_key) if table.key_slots else identifier(table.rowid or "")
-    for row in exact_rows(db, [identifier(n) for n in names], f"FROM {identifier(table.name)} ORDER BY {order}"):
+    """All rows of a table as JSON objects, with the rowid where only that tells rows apart."""
+    names = row_names(table)
+    for row in table_rows(db, table):
         yield dict(zip(names, map(for_json, row), strict=True))
 
-
-def table_names(db: apsw.Connection) -> list[str]:
-    """The captured tables."""
-    return [t.name for t in read_tables(db)]

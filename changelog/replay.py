@@ -7,7 +7,7 @@ Any surprise raises, everything is rolled back, and the caller takes the one roa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -15,13 +15,16 @@ from typing import Any
 import apsw
 
 from changelog.connection import Path_, connect
+from changelog.digest import row_names
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.position import Position
 from changelog.schema import Table, identifier, read_tables, schema_hash, sequences_of
-from changelog.values import RawText
+from changelog.values import RawText, decode_value
 from changelog.wire import FACTS, Header, Page, Row
 
 CACHE_KIB = 32_000  # a long replay dirties many pages; spilling them would write them twice
+
+TableContents = Mapping[str, list[dict[str, Any]]]  # rows as JSON objects, by table
 
 POSITION_TABLE = "CREATE TABLE IF NOT EXISTS changelog_position(epoch TEXT, seq INTEGER, nonce INTEGER, at TEXT)"
 
@@ -60,9 +63,10 @@ def move_position(db: apsw.Connection, position: Position) -> None:
     )
 
 
-def replay(db: apsw.Connection, header: Header, pages: Iterable[Page]) -> Position:
+def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents: TableContents | None = None) -> Position:
     """Apply one whole frame and return the position reached; or raise, and nothing has happened.
 
+    With `contents`, all rows as of the frame's end, the frame only goes into the log and the tables are filled anew.
     Raises Divergence when the frame does not fit this replica, and what decoding the frame raises.
     """
     with db:
@@ -71,7 +75,9 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page]) -> Positi
             raise Divergence(f"a frame after {header.epoch}/{header.after}/{header.check} does not fit a replica at {before}")
         if header.schema != schema_hash(db):
             raise Divergence("the schema of the replica is not that of the primary")
-        last = Applier(db).apply(pages)
+        last = Applier(db, log_only=contents is not None).apply(pages)
+        if contents is not None:
+            _fill_tables(db, contents)
         _follow_facts(db, header)
         if last is None and header.upto == header.after:
             return before
@@ -82,11 +88,24 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page]) -> Positi
     return after
 
 
+def _fill_tables(db: apsw.Connection, contents: TableContents) -> None:
+    for table in read_tables(db):
+        if table.name not in contents:
+            raise Divergence(f"table {table.name} is not in the export")
+        db.execute(f"DELETE FROM {identifier(table.name)}")
+        names = row_names(table)
+        insert = f"INSERT OR ABORT INTO {identifier(table.name)}({','.join(map(identifier, names))}) VALUES"
+        for row in contents[table.name]:
+            values = [decode_value(row[name]) for name in names]
+            db.execute(f"{insert}({','.join(_mark(type(v) is RawText) for v in values)})", values)
+
+
 class Applier:
     """Applies pages of log rows to the tables and to the replica's own log, inside the caller's transaction."""
 
-    def __init__(self, db: apsw.Connection) -> None:
+    def __init__(self, db: apsw.Connection, log_only: bool = False) -> None:
         self._db = db
+        self._log_only = log_only
         self._tables = {(t.name, t.gen): t for t in read_tables(db)}
         self._statements: dict[Any, _Statements] = {}
 
@@ -106,7 +125,7 @@ class Applier:
         try:
             for run in _runs(page):
                 statements = self._statements_for(run[0], page.raw)
-                if statements.apply:
+                if statements.apply and not self._log_only:
                     cursor.executemany(statements.apply, map(statements.arguments, run))
                     expected += len(run)
                 groups.setdefault(statements.log, []).extend(run)
@@ -167,7 +186,7 @@ class _Statements:
         if len(row) != first + width * len(kinds) or (row[5] == "U" and not re.fullmatch(rf"[01]{{{width}}}", row[8] or "")):
             raise Divergence(f"seq {row[0]}: the row does not fit the columns of table {table.name}", seq=row[0])
         names = [*FACTS, *(f"{kind}{i}" for kind in kinds for i in range(width))]
-        marks = ["CAST(? AS TEXT)" if i in raw_at else "?" for i in range(len(names))]  # apsw binds no text that is not UTF-8
+        marks = [_mark(i in raw_at) for i in range(len(names))]
         log = f"INSERT OR ABORT INTO changelog({','.join(names)}) VALUES({','.join(marks)})"
         sql, picked = _apply_sql(table, row, marks)
         return cls(log, sql, _picker(picked))
@@ -197,6 +216,10 @@ def _apply_sql(table: Table, row: Row, marks: list[str]) -> tuple[str | None, li
         return None, []
     assigned = ",".join(f"{c}={marks[at]}" for c, at in values)
     return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in values + keys]
+
+
+def _mark(raw: bool) -> str:
+    return "CAST(? AS TEXT)" if raw else "?"  # apsw binds no text that is not UTF-8
 
 
 def _picker(picked: list[int]) -> Callable[[Row], Any]:

@@ -30,7 +30,7 @@ class SnapshotStore:
     """Makes copies in a folder of its own and keeps the newest one for a while."""
 
     def __init__(self, primary: Primary, folder: Path) -> None:
-        self._primary, self._folder = primary, folder
+        self._primary, self._folder = primary, folder.resolve()
         self._lock = threading.Lock()
         self._newest: Snapshot | None = None
         self._timer: threading.Timer | None = None

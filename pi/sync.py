@@ -46,7 +46,7 @@ def blueprint(primary: Primary, keys: Keys, folder: Path) -> Blueprint:
     @keys.require("replica")
     def changes() -> Response:
         if "since" in request.args:
-            raise BadRequest("timestamps lose changes: ask with after=SEQ, the `next` of the reply before (0 at first), instead of since=TIME")
+            raise BadRequest("timestamps lose changes: instead of since=TIME ask after=SEQ, the `next` of the reply before (0 at first)")
         after = int_argument(request.args, "after", 0, 0, 2**63 - 1)
         _wait_for_change(primary, after)
         if MEDIA_TYPE in request.headers.get("Accept", ""):
@@ -155,7 +155,8 @@ def _refuse_stranger(primary: Primary) -> None:
         with primary.snapshot() as db:
             epoch = epoch_of(db)
             if wanted != epoch and wanted not in ancestors_of(db):
-                raise PositionMismatch(f"the history here (epoch {epoch}) does not contain epoch {wanted[:32]}", epoch=epoch, descends=False)
+                message = f"the history here (epoch {epoch}) does not contain epoch {wanted[:32]}"
+                raise PositionMismatch(message, epoch=epoch, descends=False)
 
 
 def _wanted_digest() -> bytes | None:

@@ -46,6 +46,7 @@ class Follower:
         self._replica, self._store, self._state, self._client = replica, store, state, client
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._started_for = ""  # the reason of the bootstrap that is being tried
 
     def step(self, wait: int = 0) -> None:
         """One turn: look at the replica's file, then pull (waiting up to `wait` s for news), or bootstrap where there is doubt.
@@ -63,7 +64,10 @@ class Follower:
             self.bootstrap(exc.message)
 
     def pull(self, wait: int = 0, upto: int | None = None) -> int:
-        """Replay what is new, up to seq `upto` or all; returns how many changes that were. Raises Divergence and what the Pi refuses with."""
+        """Replay what is new, up to seq `upto` or all; returns how many changes that were.
+
+        Raises Divergence, BrokenFrame, and what the Pi or the network refuses with.
+        """
         db, started = self._opened(), time.monotonic()
         before = position_of(db)
         with self._client.frame(before, wait=wait, upto=upto) as (header, pages):
@@ -71,15 +75,17 @@ class Follower:
         self._state.position(after.epoch, after.seq)
         self._state.following(header.upto)
         count = after.seq - before.seq
-        self._store.record_sync("pull", "ok", count, 0, time.monotonic() - started if count else 0.0, None)
+        self._store.record_sync("pull", "ok", rows=count, seconds=time.monotonic() - started)
         logger.debug("Incremental sync: %d records updated", count)
         return count
 
     def bootstrap(self, reason: str) -> None:
         """Replace the replica by a snapshot of the Pi, in one step. Raises Stranger, and what the Pi or the network refuses with."""
         started, incoming = time.monotonic(), self.path.with_name(f"{self.path.name}.incoming")
-        logger.info("Starting full database sync from Pi...")
-        logger.info("Reason of the full sync: %s", reason)
+        if reason != self._started_for:  # said once, not at every attempt while the Pi is away
+            self._started_for = reason
+            logger.info("Starting full database sync from Pi...")
+            logger.info("Reason of the full sync: %s", reason)
         self._state.bootstrapping()
         accepted = self._accepted_epoch()
         try:
@@ -93,11 +99,12 @@ class Follower:
             raise
         finally:
             incoming.unlink(missing_ok=True)
+        self._started_for = ""
         self._store.accepted_epoch = position.epoch
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
         rows = sum(counts.values())
-        self._store.record_sync("bootstrap", "ok", rows, size, time.monotonic() - started, reason)
+        self._store.record_sync("bootstrap", "ok", rows=rows, bytes=size, seconds=time.monotonic() - started, reason=reason)
         logger.info("Full sync completed: %d records", rows)
 
     def verify(self) -> Verdict:

@@ -75,7 +75,7 @@ class SyncService:
         """The waiting jobs and one turn; False when it failed, and the next one should wait a little."""
         try:
             self._run_jobs()
-            self.follower.step(min(self._settings.db_sync_interval, LONGEST_WAIT))
+            self.follower.step(max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT))))
         except DroverError as exc:
             self._failed(exc)
             return False
@@ -119,7 +119,7 @@ class SyncService:
             self._state.refused(exc.message)
         else:
             self._state.failed(exc.message)
-        self._store.record_sync("pull", "failed", 0, 0, 0.0, exc.message)
+        self._store.record_sync("pull", "failed", reason=exc.message)
         if exc.message != self._said:
             self._said = exc.message
             level = logging.ERROR if isinstance(exc, Stranger) else logging.WARNING

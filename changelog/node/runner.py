@@ -87,7 +87,7 @@ def listen(role: Role) -> socket.socket:
     port_name, bind_name = f"{role.name.upper()}_PORT", f"{role.name.upper()}_BIND"
     family = socket.AF_INET6 if ":" in role.bind else socket.AF_INET
     try:
-        return socket.create_server((role.bind, role.port), family=family, backlog=BACKLOG)
+        return socket.create_server((role.bind, role.port), family=family, backlog=BACKLOG, dualstack_ipv6=role.bind == "::")
     except OSError as exc:
         advice = {
             errno.EADDRINUSE: f"is taken by another program: stop that, or choose another {port_name}",

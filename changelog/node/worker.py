@@ -7,6 +7,7 @@ small body and the wait after the last byte each have a deadline that no drippin
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import selectors
@@ -43,7 +44,7 @@ LINGER = 2.0  # s that a client has to close its side after our last byte
 STOP_LINGER = 0.25  # s that a stopping worker still waits for what is held
 HEAD_LIMIT = 32 * 1024  # bytes of a request head
 GATHERED_BODY = 64 * 1024  # bytes of a body up to which it is awaited without a thread
-HELD_LIMIT = 512  # connections held without a thread; beyond, the oldest unfinished one is dropped
+HELD_LIMIT = 512  # connections held without a thread; beyond, the one held longest is dropped
 SEND_STALL = 60_000  # ms after which the kernel gives up a client that takes nothing of our answer
 READ = 64 * 1024  # bytes asked of a socket at once
 
@@ -124,6 +125,15 @@ class Connection(TConn):
             return selectors.EVENT_WRITE
         return 0
 
+    def has_unseen(self) -> bool:
+        """Whether there is something that no poller reports: bytes taken off the socket before, by the parser or by TLS."""
+        return bool(self.received) or (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0)
+
+    def is_upgraded(self) -> bool:
+        """Whether the last request asked for another protocol: then the socket may have belonged to a WebSocket."""
+        request = self.parser.mesg
+        return request is not None and any(name == "UPGRADE" for name, _ in request.headers)
+
     def _receive(self) -> None:
         piece = self.sock.recv(READ)
         if not piece:
@@ -168,8 +178,10 @@ class PatientWorker(ThreadWorker):
         """Take a new connection into the loop."""
         try:
             client, address = listener.accept()
-        except OSError:
-            return  # it was gone again, or there are no more file descriptors until the oldest are dropped
+        except OSError as exc:
+            if exc.errno in (errno.EMFILE, errno.ENFILE):
+                self._shed()
+            return
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SEND_STALL)
             conn = Connection(self.cfg, client, address, listener.getsockname(), self.tls)
@@ -181,12 +193,12 @@ class PatientWorker(ThreadWorker):
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """After an answer: wait for the next request, or for the client to close."""
-        if conn.sock.fileno() < 0:
-            self.nr_conns -= 1  # a WebSocket closes its socket itself
-        elif not fs.cancelled() and fs.exception() is None and fs.result():
+        if not fs.cancelled() and fs.exception() is None and fs.result():
             conn.received += conn.parser.unreader.take_buffered()  # a next request that came with the last body
             conn.idle = not conn.received
             self._hold(conn, self.cfg.keepalive if conn.idle else REQUEST_DEADLINE)
+        elif conn.is_upgraded():
+            self._forget(conn)  # a thread of the WebSocket may still read it, or have closed it
         else:
             self._linger(conn)
 
@@ -218,19 +230,19 @@ class PatientWorker(ThreadWorker):
             self.log.debug("the client of a malformed request has gone")
 
     def _hold(self, conn: Connection, seconds: float) -> None:
-        """Wait for `conn` in the loop, `seconds` at most, and go on with what is already there."""
+        """Wait for `conn` in the loop, `seconds` at most; what is already there is taken at once."""
         try:
             conn.sock.setblocking(False)
             self.poller.register(conn.sock, selectors.EVENT_READ, self._watch(conn))
-        except (OSError, ValueError, KeyError):  # closed under our hands by a WebSocket's own thread
-            self.nr_conns -= 1
-            conn.close()
+        except (OSError, ValueError):
+            self._forget(conn)
             return
-        conn.deadline = time.monotonic() + seconds
+        conn.deadline = time.monotonic() + (seconds if self.alive else min(seconds, STOP_LINGER))
         self.held[conn] = None
         if len(self.held) > HELD_LIMIT:
-            self._drop(next((other for other in self.held if not other.idle), conn))
-        self._go_on(conn, None)
+            self._shed()
+        if conn.has_unseen():
+            self._go_on(conn, None)
 
     def _watch(self, conn: Connection) -> Callable[[Any], None]:
         return partial(self._go_on, conn)
@@ -279,11 +291,10 @@ class PatientWorker(ThreadWorker):
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            self.nr_conns -= 1
-            conn.close()
+            self._forget(conn)
             return
         conn.lingering = True
-        self._hold(conn, LINGER if self.alive else STOP_LINGER)
+        self._hold(conn, LINGER)
 
     def _release(self, conn: Connection) -> None:
         del self.held[conn]
@@ -291,5 +302,13 @@ class PatientWorker(ThreadWorker):
 
     def _drop(self, conn: Connection) -> None:
         self._release(conn)
+        self._forget(conn)
+
+    def _shed(self) -> None:
+        """Make room: who is not through after so many others came is slow, idle or hostile."""
+        if self.held:
+            self._drop(next(iter(self.held)))
+
+    def _forget(self, conn: Connection) -> None:
         self.nr_conns -= 1
         conn.close()
