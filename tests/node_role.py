@@ -87,6 +87,17 @@ def create() -> tuple[Flask, list[Service]]:
 
         return Response(lines())
 
+    @app.get("/flood")
+    def flood() -> Response:
+        def pieces() -> Iterator[bytes]:
+            try:
+                while True:
+                    yield b"x" * 65_536
+            finally:
+                Diary("ended").note("flood")
+
+        return Response(pieces())
+
     @app.get("/sleep/<float:seconds>")
     def sleep(seconds: float) -> dict[str, Any]:
         time.sleep(seconds)

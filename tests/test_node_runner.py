@@ -137,12 +137,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for localhost, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout {key} -out {cert}".split()
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True,
-        capture_output=True,
-    )
+    curve, names = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1", "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    command = f"openssl req -x509 {curve} -nodes -days 2 -keyout {key} -out {cert} {names}"
+    subprocess.run(command.split(), check=True, capture_output=True)
     return cert, key
 
 
@@ -237,6 +234,15 @@ def test_a_websocket_takes_over_its_connection(role: Running) -> None:
             sock.sendall(piece)
             assert some(sock) == piece
     assert role.answers()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_role_bound_to_all_addresses_serves_both_families(run: Callable[..., Running]) -> None:
+    role = run(bind="::").ready()
+    assert b'"peer":"::ffff:127.0.0.1"' in role.get("/")
+    with socket.create_connection(("::1", role.port), timeout=10) as sock:
+        sock.sendall(GET % b"/")
+        assert b'"peer":"::1"' in answer(sock)
 
 
 def test_forwarded_headers_change_nothing(role: Running) -> None:
@@ -348,6 +354,23 @@ def test_a_client_that_never_closes_holds_up_nobody(role: Running) -> None:
     assert role.answers()
     assert time.monotonic() - began < 1
     for sock in lazy:
+        sock.close()
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_given_up(run: Callable[..., Running]) -> None:
+    role = run(worker={"SEND_STALL": 1000}).ready()
+    with role.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.sendall(GET % b"/flood")
+        until(lambda: "flood ended" in role.diary.read_text(), 10)
+
+
+def test_the_connection_held_longest_makes_room_for_a_new_one(run: Callable[..., Running]) -> None:
+    role = run(worker={"HELD_LIMIT": 5}).ready()
+    held = [role.connect() for _ in range(20)]
+    assert role.answers()
+    assert all(closed(sock) for sock in held[:14])
+    for sock in held:
         sock.close()
 
 

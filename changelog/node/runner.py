@@ -31,7 +31,7 @@ from changelog.node.worker import HELD_LIMIT, PatientWorker
 
 KEEPALIVE = 75  # s that an idle connection is kept
 REQUESTS_GRACE = 2  # s that running requests have to end in
-SERVICES_GRACE = 3.5  # s after the signal at which the process ends even with a service that does not stop
+SERVICES_GRACE = 3  # s after the signal at which the process ends even with a service that does not stop
 PROCESS_GRACE = 4  # s after the signal at which the master kills a worker that hangs
 HEARTBEAT = 60  # s without a turn of the main loop after which the master replaces the worker
 BACKLOG = 512  # connections that the kernel keeps waiting
