@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import click
@@ -18,11 +18,14 @@ from changelog.node.runner import Role, Service
 from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from server.app import create_app
-from server.local import local_status, stored_status
+from server.local import local_status, resync_here_or_there, stored_status
+from server.pi_client import PiClient
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
 from server.sync import SyncService
+
+DIVERGED = 3  # exit code
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +84,44 @@ def status(as_json: bool) -> None:
     else:
         for name, value in facts.items():
             click.echo(f"{name:<22}{'-' if value is None else value}")
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="The present copy is replaced (it is kept as a file beside it): say so.")
+def accept(yes: bool) -> None:
+    """Take the Pi that answers now as ours, though its history does not go on from the accepted one."""
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("this replaces the office's copy by that of the Pi which answers now; add --yes")
+    with failing_in_one_line():
+        settings = Settings.load()
+        prepare_data_dir(settings)
+        with closing(Store(settings.server_db)) as store, closing(PiClient(settings, store.replica_id)) as client:
+            facts = client.facts("/schema")
+            if not yes:
+                click.confirm(f"Take the Pi at {client.host} (epoch {facts['epoch']}, head {facts['seq']}) as ours?", abort=True)
+            store.accepted_epoch = facts["epoch"]
+    click.echo(f"accepted epoch {facts['epoch']}: the server fetches its copy at the next try")
+
+
+@main.command()
+@click.option("--json-export", is_flag=True, help="Refill the tables from the JSON export instead of fetching the file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def resync(json_export: bool, as_json: bool) -> None:
+    """Fetch a new copy now and prove that it is identical; exit code 3 when a divergence was found, before or after."""
+    with failing_in_one_line():
+        result = resync_here_or_there(Settings.load(), json_export)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(f"position before  {result['before'] or 'none: there was no replica'}")
+        if result["diverged_before"]:
+            click.echo(f"before           the replica DIFFERED from the Pi in {', '.join(result['diverged_before'])}")
+        click.echo(f"position after   {result['after']}")
+        click.echo(f"rows             {result['rows']}")
+        differing = result["diverged_after"]
+        verdict = f"DIFFER in {', '.join(differing)}" if differing else "identical, by the digests of both at this position"
+        click.echo(f"both sides       {verdict}")
+    sys.exit(DIVERGED if result["diverged_before"] or result["diverged_after"] else 0)
 
 
 @main.group()

@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -133,6 +134,29 @@ class Follower:
             after = replay(db, header, pages, contents=export["data"])
         self._state.position(after.epoch, after.seq)
         logger.info("Full sync completed from the JSON export: %d records", sum(export["counts"].values()))
+
+    def resync(self, json_export: bool, reason: str) -> dict[str, Any]:
+        """Compare, fetch a new copy (the file, or the rows of the JSON export), compare again; returns what was found, ready for JSON."""
+        before = self.position()
+        diverged_before: tuple[str, ...] = ()
+        if before is not None:
+            try:
+                diverged_before = self.verify().differing
+            except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
+                self._refuse_stranger(exc)
+                logger.warning("Database sync: the old copy cannot be compared: %s", exc.message)
+        if json_export:
+            self.refill()
+        else:
+            self.bootstrap(reason)
+        verdict = self.verify()
+        return {
+            "before": str(before) if before else None,
+            "after": str(verdict.position),
+            "rows": verdict.rows,
+            "diverged_before": list(diverged_before),
+            "diverged_after": list(verdict.differing),
+        }
 
     def position(self) -> Position | None:
         """Where the replica is, or None where there is none."""

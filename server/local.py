@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from typing import Any
 
+import requests
+
+from changelog.errors import Conflict, Unavailable
 from changelog.node.settings import Settings
 from server.replica import Replica
+from server.state import SyncState
 from server.store import Store
+from server.sync import SyncService
 
 ASK_TIMEOUT = 3.0  # s
+RESYNC_TIMEOUT = 900.0  # s
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+
+def resync_here_or_there(settings: Settings, json_export: bool) -> dict[str, Any]:
+    """A resync by the server that runs here, else in this process. Raises what it raises, or Unavailable when that server refuses us."""
+    store, replica = Store(settings.server_db), Replica(settings.replica_db)
+    sync = SyncService(settings, replica, store, SyncState(settings.stale_after))
+    try:
+        with sync.lock:
+            return sync.follower.resync(json_export, "asked for on the command line")
+    except Conflict:
+        return _ask(settings, f"/office/api/resync?wait=1{'&from=json' if json_export else ''}", RESYNC_TIMEOUT, post=True)["data"]
+    finally:
+        sync.follower.close()
+        replica.close()
+        store.close()
 
 
 def local_status(settings: Settings) -> dict[str, Any] | None:
     """What the server that runs here says of itself, or None when none answers us."""
-    host = ANY_ADDRESS.get(settings.server_bind, settings.server_bind)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://{host}:{settings.server_port}/office/api/sync-status", timeout=ASK_TIMEOUT) as answer:
-            return json.load(answer)["data"]
-    except (OSError, ValueError, KeyError):
+        return _ask(settings, "/office/api/sync-status", ASK_TIMEOUT)["data"]
+    except Unavailable:
         return None
 
 
@@ -33,3 +49,19 @@ def stored_status(settings: Settings) -> dict[str, Any]:
     replica.close()
     store.close()
     return {"running": False, "sync_interval": settings.db_sync_interval, **totals, "state": None, "epoch": epoch, "seq": seq}
+
+
+def _ask(settings: Settings, path: str, timeout: float, post: bool = False) -> dict[str, Any]:
+    """The JSON answer of the server on this machine. Raises Unavailable with what it said."""
+    host = ANY_ADDRESS.get(settings.server_bind, settings.server_bind)
+    session = requests.Session()
+    session.trust_env = False
+    try:
+        with session:
+            answer = session.request("POST" if post else "GET", f"http://{host}:{settings.server_port}{path}", timeout=timeout)
+        body = answer.json()
+    except (requests.RequestException, ValueError) as exc:
+        raise Unavailable(f"the server on this machine does not answer: {exc}") from exc
+    if not answer.ok:
+        raise Unavailable(f"the server on this machine refused: {body.get('message')}")
+    return body

@@ -11,8 +11,10 @@ from changelog.errors import Conflict, Forbidden, Unauthorized, Unavailable
 from changelog.node.access import from_loopback
 from server.login import check_csrf, session_user
 from server.office import office
+from server.sync import SyncService
 
 BEARER = "Bearer "
+RESYNC_TIMEOUT = 900  # s
 
 status = Blueprint("status", __name__)
 
@@ -27,11 +29,15 @@ def sync_status() -> Any:
 
 @status.post("/office/api/resync")
 def resync() -> Any:
-    """Ask for a bootstrap: 202, and sync-status tells how it goes."""
+    """Ask for a bootstrap: 202, and sync-status tells how it goes. With `wait=1` the answer comes when it is done, with the proof."""
     if not _by_key():
         if _session_role() != "admin":
             raise Unauthorized("A resync needs an admin's session, or `Authorization: Bearer TOKEN` with a token of this server.")
         check_csrf()
+    if request.args.get("wait") == "1":
+        sync, json_export = _sync(), request.args.get("from") == "json"
+        job = sync.submit(lambda: sync.follower.resync(json_export, "asked for by the API"))
+        return {"success": True, "data": job.result(RESYNC_TIMEOUT)}
     request_resync("asked for by the API")
     return {"success": True, "message": "A bootstrap was asked for: see /office/api/sync-status."}, 202
 
@@ -74,10 +80,14 @@ def status_data() -> dict[str, Any]:
 
 def request_resync(reason: str) -> None:
     """Hand the wish to the sync service. Raises Conflict where there is none."""
+    _sync().request_resync(reason)
+
+
+def _sync() -> SyncService:
     sync = office().sync
     if sync is None:
         raise Conflict("This server shows pages only (IS_SERVER_UI=False): nothing here can fetch a copy.")
-    sync.request_resync(reason)
+    return sync
 
 
 def _totals() -> dict[str, Any]:

@@ -34,7 +34,7 @@ class SyncService:
         self._settings, self._store, self._state = settings, store, state
         self._client = PiClient(settings, store.replica_id)
         self.follower = Follower(settings, replica, store, state, self._client)
-        self._lock = ReplicaLock(settings)
+        self.lock = ReplicaLock(settings)
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -44,7 +44,7 @@ class SyncService:
 
     def start(self) -> None:
         """Begin. Raises Conflict when another process follows with this replica."""
-        self._lock.acquire()
+        self.lock.acquire()
         self._thread.start()
         logger.info("Database sync service initialized")
 
@@ -54,7 +54,7 @@ class SyncService:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(STOP_TIMEOUT)
-        self._lock.release()
+        self.lock.release()
 
     def wake(self) -> None:
         """Do not wait out the pause after a failure."""
@@ -142,6 +142,12 @@ class ReplicaLock:
             os.close(fd)
             raise Conflict(f"another process writes to {self._path.with_suffix('')}: stop it first") from exc
         self._fd = fd
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Let others have it."""
