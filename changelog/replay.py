@@ -18,7 +18,7 @@ from changelog.connection import Path_, connect
 from changelog.digest import row_names
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.position import Position
-from changelog.schema import Table, identifier, read_tables, schema_hash, sequences_of
+from changelog.schema import Table, identifier, read_tables, schema_hash, sequences_of, tables_with_triggers
 from changelog.values import RawText, decode_value
 from changelog.wire import FACTS, Header, Page, Row
 
@@ -107,6 +107,7 @@ class Applier:
         self._db = db
         self._log_only = log_only
         self._tables = {(t.name, t.gen): t for t in read_tables(db)}
+        self._triggered = tables_with_triggers(db)
         self._statements: dict[Any, _Statements] = {}
 
     def apply(self, pages: Iterable[Page]) -> Row | None:
@@ -145,7 +146,8 @@ class Applier:
             table = self._tables.get((row[4], row[7]))
             if table is None:
                 raise Divergence(f"seq {row[0]}: table {row[4]} does not exist here with these columns", seq=row[0])
-            found = self._statements[key] = _Statements.for_row(table, row, raw_at)
+            whole = table.name in self._triggered
+            found = self._statements[key] = _Statements.for_row(table, row, raw_at, whole)
         return found
 
 
@@ -180,7 +182,7 @@ class _Statements:
     arguments: Callable[[Row], Any]
 
     @classmethod
-    def for_row(cls, table: Table, row: Row, raw_at: tuple[int, ...]) -> _Statements:
+    def for_row(cls, table: Table, row: Row, raw_at: tuple[int, ...], whole: bool) -> _Statements:
         kinds = {"I": "n", "U": "no", "D": "o"}[row[5]]
         width, first = len(table.columns), len(FACTS)
         if len(row) != first + width * len(kinds) or (row[5] == "U" and not re.fullmatch(rf"[01]{{{width}}}", row[8] or "")):
@@ -188,14 +190,16 @@ class _Statements:
         names = [*FACTS, *(f"{kind}{i}" for kind in kinds for i in range(width))]
         marks = [_mark(i in raw_at) for i in range(len(names))]
         log = f"INSERT OR ABORT INTO changelog({','.join(names)}) VALUES({','.join(marks)})"
-        sql, picked = _apply_sql(table, row, marks)
+        sql, picked = _apply_sql(table, row, marks, whole)
         return cls(log, sql, _picker(picked))
 
 
-def _apply_sql(table: Table, row: Row, marks: list[str]) -> tuple[str | None, list[int]]:
+def _apply_sql(table: Table, row: Row, marks: list[str], whole: bool) -> tuple[str | None, list[int]]:
     """The statement that applies `row` to its table, and which fields of the row it takes.
 
     OR ABORT everywhere: a constraint of the schema may say REPLACE or IGNORE, and the log already holds what that did.
+    An UPDATE sets what changed and no more, because to set an unchanged key or indexed column costs as much as to insert the row; but
+    the `whole` row where the table has triggers of its own: one that ran BEFORE may have changed the row, and OLD does not show it.
     """
     op, width, first = row[5], len(table.columns), len(FACTS)
     name, columns = identifier(table.name), [identifier(c.name) for c in table.columns]
@@ -205,8 +209,7 @@ def _apply_sql(table: Table, row: Row, marks: list[str]) -> tuple[str | None, li
     where = " AND ".join(f"{column}={marks[at]}" for column, at in keys)
     if op == "D":
         return f"DELETE FROM {name} WHERE {where}", [at for _, at in keys]
-    # An UPDATE sets what changed and no more: to set an unchanged key or indexed column costs as much as to insert the row.
-    values = [(c, first + i) for i, c in enumerate(columns) if op == "I" or row[8][i] == "1"]
+    values = [(c, first + i) for i, c in enumerate(columns) if op == "I" or whole or row[8][i] == "1"]
     if table.keyed_by_rowid and row[9] != row[10]:
         values.append((rowid, 9))
     if op == "I":

@@ -119,6 +119,16 @@ def read_tables(db: apsw.Connection) -> list[Table]:
     return [_read_table(db, name, bool(wr), bool(strict)) for name, wr, strict in found if not is_ours("table", name)]
 
 
+def tables_with_triggers(db: apsw.Connection) -> set[str]:
+    """The names of the tables that have triggers of an application."""
+    found = rows(
+        db,
+        """SELECT s.name, t.name FROM sqlite_schema t JOIN sqlite_schema s ON s.type='table' AND s.name=t.tbl_name COLLATE NOCASE
+           WHERE t.type='trigger'""",
+    )
+    return {table for table, trigger in found if not is_ours("trigger", trigger)}
+
+
 def virtual_tables(db: apsw.Connection) -> list[str]:
     """The virtual tables: no trigger can capture them, only a snapshot carries them."""
     return [name for (name,) in rows(db, "SELECT name FROM pragma_table_list WHERE schema='main' AND type='virtual' ORDER BY name")]
