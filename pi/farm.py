@@ -5,7 +5,8 @@ What a takeover does to the seven tables of the earlier system, in one transacti
 - lora_payload_buffer.payload_hash goes (it was computed from raw_payload); `received` and `processing` become `received` and are processed
   within seconds; a status that is neither these nor `processed` nor `error` becomes `error` and is named in error_message;
 - users.is_admin becomes role; the bcrypt hashes open nothing here, `python -m pi user password NAME` sets new passwords;
-- columns that the earlier tables lack (created_at of a weight, updated_at of a user) get the time nearest in meaning.
+- columns that the earlier tables lack (created_at of a weight, updated_at of a user) get the time nearest in meaning;
+- nothing else is interpreted: a placeholder such as sex 'Unknown' or weight 0 stays what it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import apsw
 
 from changelog.connection import connect, one
-from changelog.errors import Conflict
+from changelog.errors import ConfigError, Conflict
 from changelog.install import install, is_installed, reconcile, schema_changes
 from changelog.schema import identifier
 
@@ -91,11 +92,13 @@ def make_primary(db: apsw.Connection) -> bool:
 
 
 def make_file(path: str | os.PathLike[str]) -> None:
-    """An empty file at `path`, usable by its group, unless there is one."""
+    """Make an empty file at `path`, usable by its group, unless there is one. Raises ConfigError."""
     try:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return
+    except OSError as exc:
+        raise ConfigError(f"{os.fspath(path)} cannot be made: {exc.strerror}") from exc
     os.fchmod(fd, MODE)  # SQLite gives -wal and -shm the same
     os.close(fd)
 

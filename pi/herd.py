@@ -56,9 +56,8 @@ def store_payload(db: apsw.Connection, reading: Reading, now: str, rssi: float |
     The same as the newest one that named either of its tags is a radio repeating itself: only counted on that row. But when that one ended
     in `error`, it is pending again.
     """
-    raw = str(reading)
     newest = _newest_of_tags(db, reading)
-    if newest is not None and newest[1] == raw:
+    if newest is not None and newest[1]:
         payload_id, _, status, received_at, times = newest
         again = "status='received', error_message=NULL, processed_at=NULL," if status == "error" else ""
         db.execute(
@@ -69,7 +68,7 @@ def store_payload(db: apsw.Connection, reading: Reading, now: str, rssi: float |
     db.execute(
         """INSERT INTO lora_payload_buffer(raw_payload, source_type, batch_number, lf_tag, uhf_tag, received_at, rssi, snr,
              created_at, updated_at) VALUES(?,?,?,?,?,?,?,?,?,?)""",
-        (raw, reading.source_type, reading.batch_number, reading.lf_tag, reading.uhf_tag, now, rssi, snr, now, now),
+        (str(reading), reading.source_type, reading.batch_number, reading.lf_tag, reading.uhf_tag, now, rssi, snr, now, now),
     )
     return Stored(db.last_insert_rowid(), "received", False, now, 1)
 
@@ -80,7 +79,7 @@ def process_payload(db: apsw.Connection, payload_id: int, now: str, by: str = "l
     try:
         _process(db, payload_id, now, by)
         reason = None
-    except (BadRequest, TooLarge, Conflict, apsw.ConstraintError) as exc:
+    except (BadRequest, TooLarge, Conflict, apsw.ConstraintError, UnicodeDecodeError) as exc:
         db.execute("ROLLBACK TO payload")
         reason = str(exc)
         db.execute(
@@ -106,8 +105,8 @@ def any_received(db: apsw.Connection) -> bool:
 
 
 def _process(db: apsw.Connection, payload_id: int, now: str, by: str) -> None:
-    raw = one(db, "SELECT raw_payload FROM lora_payload_buffer WHERE id=?", (payload_id,))
-    reading = parse_payload(raw if isinstance(raw, str | bytes) else str(raw))
+    # As bytes: what a shell wrote may be a number, or text that is not UTF-8.
+    reading = parse_payload(one(db, "SELECT CAST(raw_payload AS BLOB) FROM lora_payload_buffer WHERE id=?", (payload_id,)))
     batch_id = _apply(db, reading, now, by)
     db.execute(
         """UPDATE lora_payload_buffer SET source_type=?, batch_number=?, lf_tag=?, uhf_tag=?, status='processed', batch_id=?,
@@ -116,13 +115,13 @@ def _process(db: apsw.Connection, payload_id: int, now: str, by: str) -> None:
     )
 
 
-def _newest_of_tags(db: apsw.Connection, reading: Reading) -> tuple[int, str, str, str, int] | None:
-    """id, raw_payload, status, received_at and times_received of the newest payload that named either tag."""
+def _newest_of_tags(db: apsw.Connection, reading: Reading) -> Any:
+    """id, whether it is the same, status, received_at and times_received of the newest payload that named either tag, or None."""
     return db.execute(
-        """SELECT id, raw_payload, status, received_at, times_received FROM lora_payload_buffer WHERE id = max(
+        """SELECT id, raw_payload=?, status, received_at, times_received FROM lora_payload_buffer WHERE id = max(
              ifnull((SELECT max(id) FROM lora_payload_buffer WHERE lf_tag=?), 0),
              ifnull((SELECT max(id) FROM lora_payload_buffer WHERE uhf_tag=?), 0))""",
-        (reading.lf_tag, reading.uhf_tag),
+        (str(reading), reading.lf_tag, reading.uhf_tag),
     ).fetchone()
 
 

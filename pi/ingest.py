@@ -21,10 +21,14 @@ BODY = 4_096  # bytes of a request, of which the payload may be 255
 CALLS, CALLS_BURST = 5_000.0, 10_000.0  # receive calls a second and address
 PAGE = 1_000  # payloads in one reply, at most
 
-_COLUMNS = (
-    "id", "raw_payload", "source_type", "batch_number", "lf_tag", "uhf_tag", "status", "batch_id", "error_message", "received_at",
-    "processed_at", "rssi", "snr", "times_received", "created_at", "updated_at",
+_NUMBERS = ("id", "batch_id", "rssi", "snr", "times_received")
+_TEXTS = (
+    "raw_payload", "source_type", "batch_number", "lf_tag", "uhf_tag", "status", "error_message",
+    "received_at", "processed_at", "created_at", "updated_at",
 )  # fmt: skip
+# As bytes: what a shell wrote need not be UTF-8.
+_LIST = f"""SELECT {", ".join(_NUMBERS)}, {", ".join(f"CAST({name} AS BLOB)" for name in _TEXTS)}
+  FROM lora_payload_buffer WHERE ?1 IS NULL OR status=?1 ORDER BY id DESC LIMIT ?2 OFFSET ?3"""
 
 
 def blueprint(settings: Settings, writer: Writer, keys: Keys) -> Blueprint:
@@ -69,10 +73,7 @@ def blueprint(settings: Settings, writer: Writer, keys: Keys) -> Blueprint:
         limit = int_argument(request.args, "limit", 100, 1, PAGE)
         offset = int_argument(request.args, "offset", 0, 0, 2**53)
         with closing(connect(writer.path, readonly=True)) as db:
-            rows = db.execute(
-                f"SELECT {', '.join(_COLUMNS)} FROM lora_payload_buffer WHERE ?1 IS NULL OR status=?1 ORDER BY id DESC LIMIT ?2 OFFSET ?3",
-                (status, limit, offset),
-            ).fetchall()
+            rows = db.execute(_LIST, (status, limit, offset)).fetchall()
         return jsonify(success=True, limit=limit, offset=offset, payloads=[_shown(row) for row in rows])
 
     @routes.post("/process")
@@ -106,5 +107,6 @@ def _sender(settings: Settings, keys: Keys) -> str:
 
 
 def _shown(row: tuple[Any, ...]) -> dict[str, Any]:
-    """A payload's row as JSON values; a shell may have put bytes where text belongs."""
-    return {name: value.hex() if isinstance(value, bytes) else value for name, value in zip(_COLUMNS, row, strict=True)}
+    """A payload's row as JSON values."""
+    values = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in row)
+    return dict(zip(_NUMBERS + _TEXTS, values, strict=True))

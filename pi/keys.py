@@ -30,6 +30,7 @@ from pi.farm import make_file
 logger = logging.getLogger(__name__)
 
 ROLES = ("replica", "device", "writer", "metrics")
+LONGEST_NAME = 80  # characters
 WRITE_EVERY = 60.0  # s between two writes of the same key's last use, or of the same replica's acknowledgement
 BUSY = 500  # ms that a request may wait for somebody who holds pi.db locked
 WRONG_KEYS = 10.0  # a second and address, after which a wrong key is answered 429
@@ -85,6 +86,8 @@ class Keys:
 
     def add(self, name: str, role: str) -> str:
         """Make a key and return it: the only time that it is seen. Raises BadRequest and Conflict."""
+        if not 0 < len(name) <= LONGEST_NAME or not name.isprintable() or name != name.strip():
+            raise BadRequest(f"a key's name has 1 to {LONGEST_NAME} printable characters and no spaces at its ends")
         if role not in ROLES:
             raise BadRequest(f"there is no role {role!r}; choose one of {', '.join(ROLES)}")
         key = f"hxb_{secrets.token_urlsafe(32)}"

@@ -53,8 +53,11 @@ class SerialReader:
         self._overflowing = False
 
     def start(self) -> None:
-        """Begin to read; a line that is not there yet is waited for."""
-        self._thread.start()
+        """Begin to read; a line that is not there yet is waited for. A database without the farm has no use for it."""
+        if self.writer.has_farm:
+            self._thread.start()
+        else:
+            logger.error("serial line not read port=%s cause=%s has no farm tables", self.port, self.writer.path)
 
     def stop(self) -> None:
         """End within a moment; what was heard is with the writer."""

@@ -61,15 +61,13 @@ class _Task:
     def __init__(self, job: Job[Any], actor: str) -> None:
         self.job, self.actor = job, actor
         self.future: Future[Any] = Future()
-        self.wanted: bool | None = None  # None until it first runs; False when nobody waits for it any more
+        self._wanted: bool | None = None
         self.value: Any = None
         self.error: Exception | None = None
 
     def run(self, db: apsw.Connection) -> None:
         """Run the job in a savepoint of the open transaction. Only errors of the storage are raised."""
-        if self.wanted is None:
-            self.wanted = self.future.set_running_or_notify_cancel()
-        if not self.wanted:
+        if not self._is_wanted():
             return
         self.error = None
         db.execute("SAVEPOINT job")
@@ -87,15 +85,19 @@ class _Task:
         """Tell who waits, after the commit."""
         if self.error is not None:
             self.future.set_exception(self.error)
-        elif self.wanted:
+        elif self._is_wanted():
             self.future.set_result(Written(self.value, position))
 
     def give_up(self, error: Exception) -> None:
         """Tell who waits that nothing was written."""
-        if self.wanted is None:
-            self.wanted = self.future.set_running_or_notify_cancel()
-        if self.wanted:
+        if self._is_wanted():
             self.future.set_exception(error)
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody still waits for the result; from the first time that this is asked, nobody can cancel any more."""
+        if self._wanted is None:
+            self._wanted = self.future.set_running_or_notify_cancel()
+        return self._wanted
 
 
 class Writer:
@@ -214,6 +216,10 @@ class Writer:
                         task.give_up(Unavailable(f"the Pi stops, and its database could not be written: {exc}"))
                     return
                 time.sleep(RETRY)
+            except Exception as exc:
+                for task in group:
+                    task.give_up(exc)
+                raise
         self._report_recovery()
         for task in group:
             task.resolve(position)

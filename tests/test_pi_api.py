@@ -129,6 +129,7 @@ def test_a_payload_of_two_animals_is_stored_and_says_why_it_was_not_applied(pi):
 
 
 def test_ingest_from_elsewhere_needs_a_device_key_and_the_401_names_both_ways(pi, keys):
+    """The earlier system (failure I01) took payloads from anyone."""
     elsewhere = {"X_Forwarded_For": "192.168.1.9"}  # what a proxy forwards is no direct caller from this machine
     status, answer = pi.receive("hxb:EL:L1:U1", **elsewhere)
     assert status == 401
@@ -142,6 +143,7 @@ def test_ingest_from_elsewhere_needs_a_device_key_and_the_401_names_both_ways(pi
 
 
 def test_no_key_opens_the_rest_and_each_role_only_its_own(pi, keys):
+    """The earlier system (failure I) took any key while none was set."""
     allowed = {
         ("GET", "/api/lora/buffer-status"): {"device", "replica", "writer"},
         ("GET", "/api/lora/payloads"): {"replica", "writer"},
@@ -160,6 +162,7 @@ def test_no_key_opens_the_rest_and_each_role_only_its_own(pi, keys):
 
 
 def test_buffer_status_and_payloads_show_what_the_buffer_holds(pi, keys):
+    shell(pi.farm, "INSERT INTO lora_payload_buffer(raw_payload) VALUES(CAST(x'68ff' AS TEXT)), (x'00ff'), (7)")
     pi.receive("hxb:LIST:L1x:U1x")
     pi.receive("hxb:LIST:L2x:U2x")
     status, counts = pi.ask("GET", "/api/lora/buffer-status", key=keys["writer"])
@@ -167,6 +170,8 @@ def test_buffer_status_and_payloads_show_what_the_buffer_holds(pi, keys):
     assert set(counts["counts"]) == {"received", "processed", "error"}
     _, listed = pi.ask("GET", "/api/lora/payloads?limit=1&offset=1&status=processed", key=keys["replica"])
     assert [payload["raw_payload"] for payload in listed["payloads"]] == ["hxb:LIST:L1x:U1x"]
+    _, listed = pi.ask("GET", "/api/lora/payloads?limit=1000", key=keys["writer"])
+    assert {"h\ufffd", "7"} < {payload["raw_payload"] for payload in listed["payloads"]}
     for query in ("limit=0", "limit=x", "offset=-1", "status=lost", "limit=99999999999999999999"):
         assert pi.ask("GET", f"/api/lora/payloads?{query}", key=keys["replica"])[0] == 400, query
 
@@ -253,6 +258,7 @@ def test_a_stop_answers_everything_and_ends_in_time(tmp_path):
 
 
 def test_payloads_left_by_a_crash_are_processed_after_the_restart(tmp_path):
+    """The earlier system (failure O) left them in `processing` for good."""
     pi = Pi(tmp_path)
     with pi.serving() as process:
         shell(pi.farm, "INSERT INTO lora_payload_buffer(raw_payload) SELECT 'hxb:C:L'||value||':U'||value FROM generate_series(1, 3000)")
@@ -288,6 +294,7 @@ def test_a_farm_that_cannot_be_opened_prevents_the_start_and_is_named(tmp_path):
 
 
 def test_no_secret_has_a_default(tmp_path):
+    """The earlier system (failures I0 and E) had one in its source, and an admin with the password admin."""
     pi = Pi(tmp_path)
     with pi.serving():
         assert pi.command("key", "list", "--json") == "[]"

@@ -42,7 +42,9 @@ def test_an_unknown_pair_makes_its_batch_and_its_animal(db):
         ("BATCH001-LF123", "LF123", "UHF456", "active", None, None, NOW)
     ]
     columns = "raw_payload, status, batch_id, processed_at, rssi, snr, times_received"
-    assert db.execute(f"SELECT {columns} FROM lora_payload_buffer").fetchall() == [("hxb:BATCH001:LF123:UHF456", "processed", 1, NOW, -99.0, 4.5, 1)]
+    assert db.execute(f"SELECT {columns} FROM lora_payload_buffer").fetchall() == [
+        ("hxb:BATCH001:LF123:UHF456", "processed", 1, NOW, -99.0, 4.5, 1)
+    ]
 
 
 def test_a_known_pair_moves_to_the_batch_that_it_is_in_now(db):
@@ -136,10 +138,10 @@ def test_a_payload_that_changes_nothing_writes_nothing_about_its_animal(db):
 
 
 def test_what_a_shell_put_into_the_buffer_is_processed_or_ends_in_error(db):
-    db.execute("INSERT INTO lora_payload_buffer(raw_payload) VALUES('hxb:B1:L1:U1'), ('nonsense'), (x'ff00'), (7)")
+    db.execute("INSERT INTO lora_payload_buffer(raw_payload) VALUES('hxb:B1:L1:U1'), ('nonsense'), (x'ff00'), (7), (CAST(x'ff' AS TEXT))")
     db.execute("INSERT INTO lora_payload_buffer(raw_payload) VALUES(?)", ("x" * 300,))
-    assert herd.process_received(db, 10, NOW) == 5
-    assert [status for (status,) in db.execute("SELECT status FROM lora_payload_buffer")] == ["processed", *["error"] * 4]
+    assert herd.process_received(db, 10, NOW) == 6
+    assert [status for (status,) in db.execute("SELECT status FROM lora_payload_buffer")] == ["processed", *["error"] * 5]
     assert one(db, "SELECT count(*) FROM lora_payload_buffer WHERE status='error' AND error_message IS NULL") == 0
     assert not herd.any_received(db)
 

@@ -66,6 +66,7 @@ def test_a_key_is_256_bits_shown_once_and_stored_hashed(path, keys):
 
 @pytest.mark.parametrize("header", [None, "", "x", "hxb_" + "A" * 43, "hxb_é", "\xff\xfe", "hxb_" + "A" * 5_000, "' OR 1=1 --"])
 def test_any_other_key_is_refused_and_none_is_known_at_first(keys, header):
+    """The earlier system (failure I) took any key while none was set."""
     with pytest.raises(Unauthorized):
         keys.role_of(header)
     keys.add("office", "replica")

@@ -127,6 +127,8 @@ def test_the_line_is_taken_for_us_alone(radio, reader):
 
 def test_what_finds_no_place_in_the_queue_is_counted_and_logged_once(path, radio, caplog):
     class Full:
+        has_farm = True
+
         def submit(self, job, actor):
             raise Unavailable("too many writes are waiting for the disk")
 

@@ -166,6 +166,7 @@ def test_process_works_off_everything_at_once(tmp_path):
 
 
 def test_two_workers_on_one_file_process_no_payload_twice(tmp_path):
+    """The earlier system (failure M) ran two workers."""
     path = make_farm(tmp_path)
     with running_writer(path, 0.1), running_writer(path, 0.1):
         for part in range(20):
@@ -191,6 +192,7 @@ for number in range(10_000_000):
 
 
 def test_killed_at_any_moment_nothing_stands_in_processing_and_nothing_answered_is_lost(tmp_path):
+    """The earlier system (failure O) left a payload in `processing` for good in four trials of five."""
     path = make_farm(tmp_path)
     for trial in range(3):
         shell(path, fill(trial * 2_000 + 1, trial * 2_000 + 2_000))
