@@ -69,6 +69,7 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
         return create_app(settings, replica, store, SyncState(settings.stale_after, "pages-only"), None), services
     state = SyncState(settings.stale_after)
     sync = SyncService(settings, replica, store, state)
+    replica.when_broken = sync.request_resync
     return create_app(settings, replica, store, state, sync), [*services, sync]
 
 

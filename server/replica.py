@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from changelog.errors import DamagedFile, Unavailable
 
 CONNECTIONS = 8  # at most so many pages read at once, the others wait
 WAIT_FOR_CONNECTION = 10.0  # s
+TOLD_AGAIN = 30.0  # s between two calls of `when_broken`
 
 NEVER_FETCHED = "The first copy of the farm is being fetched from the Pi. This page will be here as soon as it has arrived."
 BROKEN = "The replica's file was damaged or replaced under this page. It is fetched anew from the Pi; try again in a few seconds."
@@ -47,6 +49,8 @@ class Replica:
         self._lent = 0  # connections that are not idle
         self._life = 0  # counts the calls of release(): readers of an older life are closed, not reused
         self._paused = False
+        self.when_broken: Callable[[str], object] | None = None  # told, with the cause, when a page meets damage
+        self._told_at = -TOLD_AGAIN
         self._file: tuple[int, int] | None = None  # the newest file that was good
 
     @contextmanager
@@ -62,6 +66,7 @@ class Replica:
             sound = True
         except FileBroke as exc:
             logger.error("replica cannot be read file=%s cause=%s", self.path, exc)
+            self._tell(str(exc))
             raise Unavailable(BROKEN) from exc
         except apsw.SQLError as exc:
             sound = True
@@ -111,6 +116,15 @@ class Replica:
     def close(self) -> None:
         """Close every connection; the pages that still read close theirs at their end."""
         self.release()
+
+    def _tell(self, cause: str) -> None:
+        """Damage inside the file is seen by whoever reads that page of it: this is how the sync service learns of it."""
+        now = time.monotonic()
+        with self._room:
+            due = now - self._told_at >= TOLD_AGAIN
+            self._told_at = now if due else self._told_at
+        if due and self.when_broken is not None:
+            self.when_broken(f"a page could not be read: {cause}")
 
     def _take(self) -> _Reader:
         """A reader with its snapshot begun, of the newest good file."""

@@ -140,6 +140,15 @@ def test_an_error_in_the_middle_of_a_page_becomes_unavailable(replica: Replica) 
     assert batches(replica) == 3
 
 
+def test_damage_that_a_page_meets_is_told_once(replica: Replica) -> None:
+    told: list[str] = []
+    replica.when_broken = told.append
+    for _ in range(3):
+        with pytest.raises(Unavailable), replica.read():
+            raise apsw.CorruptError("database disk image is malformed")
+    assert told == ["a page could not be read: database disk image is malformed"]
+
+
 def test_connections_are_bounded_and_the_next_page_waits_its_turn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_replica(path).close()
     replica = Replica(path, connections=1)
