@@ -46,7 +46,7 @@ def receive(
     stored = store_payload(db, reading, now, rssi, snr)
     if stored.duplicate:
         return stored
-    error = process_payload(db, stored.id, now, by)
+    error = process_payload(db, stored.id, str(reading).encode("ascii"), now, by)
     return Stored(stored.id, "error" if error else "processed", False, stored.received_at, stored.times_received, error)
 
 
@@ -73,11 +73,11 @@ def store_payload(db: apsw.Connection, reading: Reading, now: str, rssi: float |
     return Stored(db.last_insert_rowid(), "received", False, now, 1)
 
 
-def process_payload(db: apsw.Connection, payload_id: int, now: str, by: str = "lora") -> str | None:
-    """Make batch and animal say what a payload said, and mark it `processed`; or `error`, then the reason is returned."""
+def process_payload(db: apsw.Connection, payload_id: int, raw: bytes, now: str, by: str = "lora") -> str | None:
+    """Make batch and animal say what the payload `raw` said, and mark its row `processed`; or `error`, then the reason is returned."""
     db.execute("SAVEPOINT payload")
     try:
-        _process(db, payload_id, now, by)
+        _process(db, payload_id, parse_payload(raw), now, by)
         reason = None
     except (BadRequest, TooLarge, Conflict, apsw.ConstraintError, UnicodeDecodeError) as exc:
         db.execute("ROLLBACK TO payload")
@@ -92,10 +92,11 @@ def process_payload(db: apsw.Connection, payload_id: int, now: str, by: str = "l
 
 def process_received(db: apsw.Connection, limit: int, now: str, by: str = "lora") -> int:
     """Process up to `limit` payloads that stand in `received`, oldest first; returns how many there were."""
-    sql = "SELECT id FROM lora_payload_buffer WHERE status='received' ORDER BY id LIMIT ?"
+    # As bytes: what a shell wrote may be a number, or text that is not UTF-8.
+    sql = "SELECT id, CAST(raw_payload AS BLOB) FROM lora_payload_buffer WHERE status='received' ORDER BY id LIMIT ?"
     waiting: Any = db.execute(sql, (limit,)).fetchall()
-    for (payload_id,) in waiting:
-        process_payload(db, payload_id, now, by)
+    for payload_id, raw in waiting:
+        process_payload(db, payload_id, raw, now, by)
     return len(waiting)
 
 
@@ -104,9 +105,7 @@ def any_received(db: apsw.Connection) -> bool:
     return one(db, "SELECT 1 FROM lora_payload_buffer WHERE status='received' LIMIT 1") is not None
 
 
-def _process(db: apsw.Connection, payload_id: int, now: str, by: str) -> None:
-    # As bytes: what a shell wrote may be a number, or text that is not UTF-8.
-    reading = parse_payload(one(db, "SELECT CAST(raw_payload AS BLOB) FROM lora_payload_buffer WHERE id=?", (payload_id,)))
+def _process(db: apsw.Connection, payload_id: int, reading: Reading, now: str, by: str) -> None:
     batch_id = _apply(db, reading, now, by)
     db.execute(
         """UPDATE lora_payload_buffer SET source_type=?, batch_number=?, lf_tag=?, uhf_tag=?, status='processed', batch_id=?,

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import apsw
@@ -72,8 +74,7 @@ class _Task:
         self.error = None
         db.execute("SAVEPOINT job")
         try:
-            with signed(db, self.actor):
-                self.value = self.job(db)
+            self.value = self.job(db)
         except _STORAGE:
             raise
         except Exception as exc:
@@ -228,8 +229,10 @@ class Writer:
         """One transaction with a savepoint for each job; returns the position of its end."""
         db = self._begin()
         try:
-            for task in group:
-                task.run(db)
+            for actor, tasks in groupby(group, attrgetter("actor")):
+                with signed(db, actor):
+                    for task in tasks:
+                        task.run(db)
             position = Position.of_head(db)
             db.execute("COMMIT")
         except BaseException:
