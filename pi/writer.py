@@ -217,10 +217,14 @@ class Writer:
                         task.give_up(Unavailable(f"the Pi stops, and its database could not be written: {exc}"))
                     return
                 time.sleep(RETRY)
-            except Exception as exc:
-                for task in group:
-                    task.give_up(exc)
-                raise
+            except Exception as exc:  # such as a trigger of somebody's with RAISE(ROLLBACK): one job shall not fail the others
+                if len(group) > 1:
+                    for task in group:
+                        self._settle([task])
+                    return
+                group[0].give_up(exc)
+                logger.exception("a job failed, and its transaction with it")
+                return
         self._report_recovery()
         for task in group:
             task.resolve(position)

@@ -72,6 +72,16 @@ def test_a_failing_job_undoes_only_itself(tmp_path):
     assert rows(path, "SELECT seq FROM changelog ORDER BY seq") == list(range(1, 4))
 
 
+def test_a_trigger_that_rolls_everything_back_fails_only_its_own_job(tmp_path):
+    path = make_farm(tmp_path)
+    shell(path, "CREATE TRIGGER no_c BEFORE INSERT ON pens WHEN NEW.pen_number='C' BEGIN SELECT RAISE(ROLLBACK, 'no C here'); END")
+    with running_writer(path) as writer:
+        with locked(path):
+            futures = [writer.submit(add_pen(number), "test") for number in "ABCD"]
+        assert [future.exception(10) is None for future in futures] == [True, True, False, True]
+    assert rows(path, "SELECT pen_number FROM pens") == ["A", "B", "D"]
+
+
 def test_a_locked_database_loses_nothing_and_201_waits_for_the_commit(tmp_path):
     path = make_farm(tmp_path)
     answers = []
