@@ -1,0 +1,48 @@
+"""What tests of several files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from farm_processes import LOG_SHOWN, Farm, Seed
+
+
+@pytest.fixture(scope="session")
+def seed(tmp_path_factory: pytest.TempPathFactory) -> Seed:
+    """A certificate, an API key and a farm.db with one user, made once."""
+    return Seed(tmp_path_factory.mktemp("seed"))
+
+
+@pytest.fixture
+def farm(tmp_path: Path, seed: Seed) -> Iterator[Farm]:
+    """A Pi and a server that nobody else uses, not started yet."""
+    made = Farm(tmp_path, seed)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def running_farm(tmp_path_factory: pytest.TempPathFactory, seed: Seed) -> Iterator[Farm]:
+    """A Pi and a server that run, for all tests of a file that only add to them."""
+    made = Farm(tmp_path_factory.mktemp("farm"), seed)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """A failed test shows what its processes printed."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Farm):
+                report.sections += [(f"{role.name} printed", role.log[-LOG_SHOWN:]) for role in value.roles]
+    return report
