@@ -1,0 +1,207 @@
+"""Makes what a first start needs and leaves alone what is there: `python -m scripts.prepare demo|pi|server`, as scripts/run.sh does.
+
+.env with random secrets, certificate, database, first login, and in the demo the replica's key. What is wrong is one line on stderr and
+exit code 1. Standard output is for run.sh: assignments in the language of the shell.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import NoReturn
+
+from dotenv import dotenv_values
+
+from changelog.connection import connect, one
+from changelog.errors import ConfigError, DroverError, Unauthorized
+from changelog.node.runner import Role, listen
+from changelog.node.settings import Settings, prepare_data_dir
+from pi import farm
+from pi.keys import Keys
+
+ENV = Path(".env")
+CERTIFICATE_DAYS = 3650
+LONGEST_COMMON_NAME = 64  # characters, by X.520
+LOGIN = "admin"
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where what listens everywhere is reached from here
+
+
+def main() -> None:
+    """Prepare for the role that is named."""
+    role = sys.argv[1]
+    try:
+        make_env()
+        {"demo": prepare_demo, "pi": prepare_pi, "server": prepare_server}[role]()
+    except DroverError as exc:
+        sys.exit(f"error: {exc.message}")
+    except OSError as exc:
+        sys.exit(f"error: {exc.filename or 'a file'} cannot be used: {exc.strerror}")
+
+
+def prepare_demo() -> None:
+    """Both roles and a radio on this machine; on loopback, unless the settings say otherwise."""
+    chosen = {name: text for name, text in {**dotenv_values(ENV), **os.environ}.items() if text}
+    settings = Settings.load()
+    defaults = {"PI_BIND": "127.0.0.1", "SERVER_BIND": "127.0.0.1"}
+    pi_host = chosen.get("PI_BIND", defaults["PI_BIND"])
+    defaults |= {"REMOTE_PI_HOST": ANY_ADDRESS.get(pi_host, pi_host), "REMOTE_PI_PORT": str(settings.pi_port)}
+    defaults |= {"USE_SSL_FOR_PI": str(settings.pi_tls), "LORA_SERIAL_PORT": str(settings.data_dir / "lora")}
+    exports = {name: text for name, text in defaults.items() if name not in chosen}
+    os.environ.update(exports)
+    settings = Settings.load()
+    for name, bind, port in (("pi", settings.pi_bind, settings.pi_port), ("server", settings.server_bind, settings.server_port)):
+        listen(Role(name, bind, port, None, None, no_application)).close()  # a taken port shows itself before anything starts
+    password = make_pi(settings)
+    make_replica_key(settings)
+    facts = {
+        "LOGIN": LOGIN,
+        "PASSWORD": password,
+        "DATA": str(settings.data_dir),
+        "RADIO": settings.lora_serial_port,
+        "LINK": exports.get("LORA_SERIAL_PORT", ""),
+        "PI_HOST": ANY_ADDRESS.get(settings.pi_bind, settings.pi_bind),
+        "PI_AT": str(settings.pi_port),
+        "PI_SCHEME": "https" if settings.pi_tls else "http",
+        "SERVER_HOST": ANY_ADDRESS.get(settings.server_bind, settings.server_bind),
+        "SERVER_AT": str(settings.server_port),
+        "CERTIFICATE": str(settings.pi_cert),
+    }
+    print(*(f"export {name}={shlex.quote(text)}" for name, text in exports.items()), sep="\n")
+    print(*(f"{name}={shlex.quote(text)}" for name, text in facts.items()), sep="\n")
+
+
+def prepare_pi() -> None:
+    """A real Pi: its certificate, database and first login."""
+    password = make_pi(Settings.load())
+    if password:
+        print(f"first login to the office: user {LOGIN}, password {password} (shown this once)", file=sys.stderr)
+
+
+def prepare_server() -> None:
+    """A real server: nothing is made here that only the Pi can give. Raises ConfigError saying what to bring from there."""
+    settings = Settings.load()
+    prepare_data_dir(settings)
+    if not settings.is_server_ui:
+        return
+    missing = []
+    if settings.use_ssl_for_pi and settings.use_self_signed_cert and not settings.pi_cert.exists():
+        missing.append(f"the Pi's certificate: copy its data/pi-cert.pem to {settings.pi_cert} here (not the key file)")
+    if not settings.pi_api_key:
+        missing.append("PI_API_KEY in .env: `.venv/bin/python -m pi key add office --role replica` on the Pi prints one")
+    if missing:
+        raise ConfigError(f"the server needs {'; and '.join(missing)}")
+
+
+def no_application() -> NoReturn:
+    """Stands where a role that is never served has its application."""
+    raise NotImplementedError
+
+
+def make_env() -> None:
+    """The .env file, from .env.example, with a secret of its own."""
+    if ENV.exists():
+        return
+    text = Path(".env.example").read_text(encoding="utf-8")
+    write_private(ENV, with_setting(text, "SECRET_KEY", secrets.token_hex(32)))
+
+
+def make_pi(settings: Settings) -> str:
+    """Everything of a Pi that is missing; returns the password of the first login when that was made just now, else ''."""
+    prepare_data_dir(settings)
+    if settings.pi_tls and not settings.pi_cert.exists():
+        make_certificate(settings.pi_cert, settings.pi_key)
+    farm.open_farm(settings.farm_db)
+    with closing(connect(settings.farm_db, readonly=True)) as db:
+        if not farm.has_farm(db) or one(db, "SELECT count(*) FROM users") or logs_to_journal():
+            return ""
+    password = secrets.token_urlsafe(12)
+    command(["user", "add", LOGIN, "--role", "admin", "--password-stdin"], password + "\n")
+    return password
+
+
+def logs_to_journal() -> bool:
+    """Whether stderr is systemd's journal, where no password belongs."""
+    facts = os.fstat(2)
+    return os.environ.get("JOURNAL_STREAM") == f"{facts.st_dev}:{facts.st_ino}"
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    """A self-signed certificate for every name and address of this machine. Raises ConfigError."""
+    if shutil.which("openssl") is None:
+        raise ConfigError("the certificate needs openssl: sudo apt-get install openssl")
+    host = socket.gethostname()
+    names = [host, f"{host}.local", "pi", "localhost"]
+    addresses = ["127.0.0.1", "::1", *lan_addresses()]
+    alternatives = ",".join([*(f"DNS:{name}" for name in names), *(f"IP:{address}" for address in addresses)])
+    new = [path.with_name(f"{path.name}.new") for path in (certificate, key)]
+    key.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(new[1], os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))  # openssl keeps the mode of what is there
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(CERTIFICATE_DAYS)]
+    request += ["-subj", f"/CN={host[:LONGEST_COMMON_NAME]}", "-addext", f"subjectAltName={alternatives}"]
+    request += ["-addext", "basicConstraints=critical,CA:FALSE", "-out", str(new[0]), "-keyout", str(new[1])]
+    made = subprocess.run(request, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise ConfigError(f"openssl could not make the certificate: {made.stderr.strip().splitlines()[-1]}")
+    new[0].chmod(0o644)
+    new[1].replace(key)  # first the key: where there is a certificate, there is its key
+    new[0].replace(certificate)
+
+
+def lan_addresses() -> list[str]:
+    """The addresses of this machine's network interfaces, as far as it tells them."""
+    try:
+        return subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+def make_replica_key(settings: Settings) -> None:
+    """PI_API_KEY in .env, unless the one there is known to the Pi."""
+    with closing(Keys(settings.pi_db)) as keys:
+        try:
+            keys.role_of(settings.pi_api_key)
+            return
+        except Unauthorized:
+            pass
+        name = "server" if all(row["name"] != "server" for row in keys.rows()) else f"server-{time.strftime('%Y%m%d-%H%M%S')}"
+        key = keys.add(name, "replica")
+    write_private(ENV, with_setting(ENV.read_text(encoding="utf-8"), "PI_API_KEY", key))
+
+
+def command(words: list[str], given: str) -> None:
+    """Run `python -m pi` with these words. Raises ConfigError with what it complains of."""
+    done = subprocess.run([sys.executable, "-m", "pi", *words], input=given, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(done.stderr.strip().removeprefix("error: "))
+
+
+def with_setting(text: str, name: str, value: str) -> str:
+    """The text of an .env file in which `name` has `value`: in the line that sets it or holds its default, else in a new one."""
+    lines = text.splitlines()
+    for start in (f"{name}=", f"#{name}="):
+        for number, line in enumerate(lines):
+            if line.startswith(start):
+                _, mark, comment = line.partition(" #")
+                lines[number] = f"{name}={value}{' ' * bool(mark)}{mark}{comment}"
+                return "\n".join(lines) + "\n"
+    return "\n".join([*lines, f"{name}={value}"]) + "\n"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads: whole, or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    new.replace(path)
+
+
+if __name__ == "__main__":
+    main()

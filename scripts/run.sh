@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Runs Drover. Without an argument: Pi, server and a simulated radio on this machine, until Ctrl-C. `run.sh pi` or `run.sh server`: that role.
+# What a first start needs (packages, .env, certificate, database, a login) is made; what is there is never changed.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+
+PYTHON=.venv/bin/python
+START_LIMIT=300 # tenths of a second that a role may take to answer
+STOP_LIMIT=45   # tenths of a second until what still runs is killed; the roles need 4 s at most
+
+run_role() {
+  scripts/venv.sh
+  "$PYTHON" -m scripts.prepare "$1"
+  [ "${2-}" = --prepare ] || exec "$PYTHON" -m "$1" serve
+}
+
+children=()
+facts= # file in which scripts/prepare.py tells what it found
+
+begin() { # set -m: the child leads a process group of its own, so that Ctrl-C reaches only this script, which ends all in order
+  set -m
+  "$@" &
+  set +m
+  children+=($!)
+}
+
+finish() {
+  trap '' INT TERM HUP
+  local child tenths=0
+  kill -TERM "${children[@]:1}" 2>/dev/null || true
+  for child in "${children[@]:1}" "${children[@]:0:1}"; do # last the first, the radio: a line that goes away would alarm the Pi
+    kill -TERM "$child" 2>/dev/null || true
+    while kill -0 "$child" 2>/dev/null && [ $((tenths++)) -lt $STOP_LIMIT ]; do sleep 0.1; done
+    kill -KILL -- "-$child" 2>/dev/null || true
+  done
+  rm -f "$facts"
+  exit "$1"
+}
+
+fail() {
+  echo "error: $*" >&2
+  finish 1
+}
+
+setup() { # in a child, so that a signal need not wait for it
+  scripts/venv.sh >&2 && "$PYTHON" -m scripts.prepare demo
+}
+
+await_port() { # name of the role, host, port
+  local tenths=0
+  until (exec 3<>"/dev/tcp/$2/$3") 2>/dev/null; do
+    kill -0 "${children[-1]}" 2>/dev/null || finish 1 # it has said why
+    [ $((tenths++)) -lt $START_LIMIT ] || fail "the $1 does not answer on $2:$3"
+    sleep 0.1
+  done
+}
+
+show() {
+  local how="as printed at the first start; to set a new password: $PYTHON -m pi user password $LOGIN"
+  [ -z "$PASSWORD" ] || how="user $LOGIN, password $PASSWORD (shown this once; a new one: $PYTHON -m pi user password $LOGIN)"
+  cat <<END
+
+Drover runs; Ctrl-C ends it.
+  office pages  http://localhost:$SERVER_AT/office/
+  login         $how
+  Pi's API      $PI_SCHEME://localhost:$PI_AT/api/sync/health (its certificate: $CERTIFICATE)
+  databases     $DATA/farm.db is the Pi's, $DATA/replica.db the server's copy
+  radio         ${LINK:+simulated, a payload every two seconds on }$RADIO
+
+END
+}
+
+run_demo() {
+  trap 'finish 0' INT TERM HUP
+  facts=$(mktemp)
+  begin setup >"$facts"
+  wait "${children[0]}" || finish 1
+  children=()
+  # shellcheck disable=SC1090  # what scripts/prepare.py printed
+  . "$facts"
+  [ -z "$LINK" ] || begin "$PYTHON" scripts/simulate_lora.py --link "$LINK" >/dev/null
+  begin "$PYTHON" -m pi serve
+  await_port Pi "$PI_HOST" "$PI_AT"
+  begin "$PYTHON" -m server serve
+  await_port server "$SERVER_HOST" "$SERVER_AT"
+  show
+  wait -n "${children[@]}" || true
+  fail "a part of Drover has ended, so all of it does: its last lines, above or in $DATA/log, say why"
+}
+
+case "${1-}" in
+pi | server) run_role "$@" ;;
+"") run_demo ;;
+*)
+  echo "usage: scripts/run.sh [pi|server [--prepare]]" >&2
+  exit 2
+  ;;
+esac
