@@ -6,21 +6,19 @@ Any surprise raises, everything is rolled back, and the caller takes the one roa
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from operator import itemgetter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import apsw
 
+from changelog.apply import Applier, mark
 from changelog.connection import Path_, connect
 from changelog.digest import row_names
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.position import Position
-from changelog.schema import Table, identifier, read_tables, schema_hash, sequences_of, tables_with_triggers
+from changelog.schema import identifier, read_tables, schema_hash, sequences_of
 from changelog.values import RawText, decode_value
-from changelog.wire import FACTS, Header, Page, Row
+from changelog.wire import Header, Page
 
 CACHE_KIB = 32_000  # a long replay dirties many pages; spilling them would write them twice
 
@@ -97,136 +95,7 @@ def _fill_tables(db: apsw.Connection, contents: TableContents) -> None:
         insert = f"INSERT OR ABORT INTO {identifier(table.name)}({','.join(map(identifier, names))}) VALUES"
         for row in contents[table.name]:
             values = [decode_value(row[name]) for name in names]
-            db.execute(f"{insert}({','.join(_mark(type(v) is RawText) for v in values)})", values)
-
-
-class Applier:
-    """Applies pages of log rows to the tables and to the replica's own log, inside the caller's transaction."""
-
-    def __init__(self, db: apsw.Connection, log_only: bool = False) -> None:
-        self._db = db
-        self._log_only = log_only
-        self._tables = {(t.name, t.gen): t for t in read_tables(db)}
-        self._triggered = tables_with_triggers(db)
-        self._statements: dict[Any, _Statements] = {}
-
-    def apply(self, pages: Iterable[Page]) -> Row | None:
-        """Apply every row and return the last one. Raises Divergence at the first surprise."""
-        last = None
-        for page in pages:
-            self._apply_page(page)
-            last = page.rows[-1]
-        return last
-
-    def _apply_page(self, page: Page) -> None:
-        cursor = self._db.cursor()
-        before, expected = self._db.total_changes(), 0
-        first, last = page.rows[0][0], page.rows[-1][0]
-        groups: dict[Any, list[Row]] = {}
-        try:
-            for run in _runs(page):
-                statements = self._statements_for(run[0], page.raw)
-                if statements.apply and not self._log_only:
-                    cursor.executemany(statements.apply, map(statements.arguments, run))
-                    expected += len(run)
-                groups.setdefault(statements.log, []).extend(run)
-            for log, rows in groups.items():  # their order in the log is their seq, whatever the order of writing
-                cursor.executemany(log, rows)
-                expected += len(rows)
-        except (apsw.Error, TypeError, OverflowError, UnicodeEncodeError) as exc:
-            raise Divergence(f"seq {first} to {last}: {type(exc).__name__}: {exc}", seq=first) from exc
-        if self._db.total_changes() - before != expected:
-            raise Divergence(f"seq {first} to {last}: a row that changed on the primary is not on the replica", seq=first)
-
-    def _statements_for(self, row: Row, raw: bool) -> _Statements:
-        raw_at = tuple(i for i, v in enumerate(row) if type(v) is RawText) if raw else ()
-        key = (*_shape(row), raw_at)
-        found = self._statements.get(key)
-        if found is None:
-            table = self._tables.get((row[4], row[7]))
-            if table is None:
-                raise Divergence(f"seq {row[0]}: table {row[4]} does not exist here with these columns", seq=row[0])
-            whole = table.name in self._triggered
-            found = self._statements[key] = _Statements.for_row(table, row, raw_at, whole)
-        return found
-
-
-def _shape(row: Row) -> tuple[Any, ...]:
-    """What decides the statements for a row: table, op, column list, changed columns, and whether its rowid moved."""
-    return row[4], row[5], row[7], row[8], row[9] != row[10]
-
-
-def _runs(page: Page) -> Iterator[list[Row]]:
-    """Neighbours that one statement can apply, in the order of the log."""
-    if page.raw:
-        yield from ([row] for row in page.rows)
-        return
-    run: list[Row] = []
-    last: tuple[Any, ...] = ()
-    for row in page.rows:
-        shape = _shape(row)
-        if shape != last:
-            if run:
-                yield run
-            run, last = [], shape
-        run.append(row)
-    yield run
-
-
-@dataclass(frozen=True)
-class _Statements:
-    """The SQL for log rows of one shape. `log` takes the whole row, `apply` what `arguments` picks out of it."""
-
-    log: str
-    apply: str | None
-    arguments: Callable[[Row], Any]
-
-    @classmethod
-    def for_row(cls, table: Table, row: Row, raw_at: tuple[int, ...], whole: bool) -> _Statements:
-        kinds = {"I": "n", "U": "no", "D": "o"}[row[5]]
-        width, first = len(table.columns), len(FACTS)
-        if len(row) != first + width * len(kinds) or (row[5] == "U" and not re.fullmatch(rf"[01]{{{width}}}", row[8] or "")):
-            raise Divergence(f"seq {row[0]}: the row does not fit the columns of table {table.name}", seq=row[0])
-        names = [*FACTS, *(f"{kind}{i}" for kind in kinds for i in range(width))]
-        marks = [_mark(i in raw_at) for i in range(len(names))]
-        log = f"INSERT OR ABORT INTO changelog({','.join(names)}) VALUES({','.join(marks)})"
-        sql, picked = _apply_sql(table, row, marks, whole)
-        return cls(log, sql, _picker(picked))
-
-
-def _apply_sql(table: Table, row: Row, marks: list[str], whole: bool) -> tuple[str | None, list[int]]:
-    """The statement that applies `row` to its table, and which fields of the row it takes.
-
-    OR ABORT everywhere: a constraint of the schema may say REPLACE or IGNORE, and the log already holds what that did.
-    An UPDATE sets what changed and no more, because to set an unchanged key or indexed column costs as much as to insert the row; but
-    the `whole` row where the table has triggers of its own: one that ran BEFORE may have changed the row, and OLD does not show it.
-    """
-    op, width, first = row[5], len(table.columns), len(FACTS)
-    name, columns = identifier(table.name), [identifier(c.name) for c in table.columns]
-    rowid = identifier(table.rowid or "")
-    old = first + width if op == "U" else first  # where the old values begin
-    keys = [(rowid, 10)] if table.keyed_by_rowid else [(columns[slot], old + slot) for slot in table.key_slots]
-    where = " AND ".join(f"{column}={marks[at]}" for column, at in keys)
-    if op == "D":
-        return f"DELETE FROM {name} WHERE {where}", [at for _, at in keys]
-    values = [(c, first + i) for i, c in enumerate(columns) if op == "I" or whole or row[8][i] == "1"]
-    if table.keyed_by_rowid and row[9] != row[10]:
-        values.append((rowid, 9))
-    if op == "I":
-        into, given = ",".join(c for c, _ in values), ",".join(marks[at] for _, at in values)
-        return f"INSERT OR ABORT INTO {name}({into}) VALUES({given})", [at for _, at in values]
-    if not values:
-        return None, []
-    assigned = ",".join(f"{c}={marks[at]}" for c, at in values)
-    return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in values + keys]
-
-
-def _mark(raw: bool) -> str:
-    return "CAST(? AS TEXT)" if raw else "?"  # apsw binds no text that is not UTF-8
-
-
-def _picker(picked: list[int]) -> Callable[[Row], Any]:
-    return itemgetter(*picked) if len(picked) > 1 else lambda row: tuple(row[at] for at in picked)
+            db.execute(f"{insert}({','.join(mark(type(v) is RawText) for v in values)})", values)
 
 
 def _follow_facts(db: apsw.Connection, header: Header) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 from changelog.errors import BrokenFrame, ProtocolMismatch
@@ -39,8 +39,9 @@ class Page(NamedTuple):
     raw: bool
 
 
-_TEXT = (str, type(None))
-_INTEGER = (int, type(None))
+_TEXT, _INTEGER, _ANY = (str, type(None)), (int, type(None)), (int, float, str, dict, type(None))
+# Every combination of types that the facts of a row can have, in the order of FACTS.
+_FACT_TYPES = frozenset(product((int,), _TEXT, (int,), _TEXT, (str,), (str,), _ANY, (int,), _TEXT, _INTEGER, _INTEGER))
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,8 @@ def _check_rows(rows: list[Row], seq: int, header: Header) -> None:
         seq += 1
         if type(row) is not list or len(row) < len(FACTS) or row[0] != seq:
             raise BrokenFrame(f"seq {seq} was expected, not {str(row)[:60]}")
-        _, at, nonce, actor, tbl, op, _, gen, chg, rid, orid = row[: len(FACTS)]
-        texts_fit = type(tbl) is str and op in OPS and type(at) in _TEXT and type(actor) in _TEXT and type(chg) in _TEXT
-        if not (texts_fit and type(nonce) is int and type(gen) is int and type(rid) in _INTEGER and type(orid) in _INTEGER):
+        types = tuple(map(type, row[: len(FACTS)]))
+        if types not in _FACT_TYPES or row[5] not in OPS:
             raise BrokenFrame(f"the row of seq {seq} is malformed")
 
 

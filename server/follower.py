@@ -47,6 +47,7 @@ class Follower:
         self._replica, self._store, self._state, self._client = replica, store, state, client
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._size = 0  # bytes of the file when it was last looked at; a replica's file never shrinks
         self._started_for = ""  # the reason of the bootstrap that is being tried
 
     def step(self, wait: int = 0) -> None:
@@ -99,7 +100,8 @@ class Follower:
             self._refuse_stranger(exc)
             raise
         finally:
-            incoming.unlink(missing_ok=True)
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{incoming}{suffix}").unlink(missing_ok=True)
         self._started_for = ""
         self._store.accepted_epoch = position.epoch
         self._state.position(position.epoch, position.seq)
@@ -180,13 +182,17 @@ class Follower:
             connect(self.path, readonly=True).close()
             if self._db is None or identity(self.path) != self._file:
                 self.close()
-                self._file = identity(self.path)
+                self._file, self._size = identity(self.path), 0
                 self._db = connect_replica(self.path)
                 self._adopt(self._db)
             position_of(self._db)
-        except DamagedFile as exc:
+            size = self.path.stat().st_size
+            if size < self._size:  # SQLite may not notice: what it reads may all be in the -wal
+                raise DamagedFile(f"{self.path} was cut short, from {self._size} to {size} bytes")
+            self._size = size
+        except (DamagedFile, FileNotFoundError) as exc:
             self.close()
-            return exc.message
+            return str(exc)
         return None
 
     def _adopt(self, db: apsw.Connection) -> None:
@@ -218,6 +224,7 @@ class Follower:
         sound = self._db is not None
         archived = sound and not _contains(incoming, position_of(self._opened()).epoch)
         if sound and not archived and copy_over(incoming, self._opened()):
+            self._size = 0  # the one thing that may make it smaller
             self._adopt(self._opened())
             return
         self.close()
@@ -225,7 +232,7 @@ class Follower:
             if sound:
                 empty_wal(self.path)
             if archived or (not sound and self.path.exists()):
-                kept = self.path.with_name(f"{self.path.name}.{'archive' if archived else 'damaged'}-{_stamp()}")
+                kept = self.path.with_name(f"{self.path.name}.{f'archive-{_stamp()}' if archived else 'damaged'}")
                 self.path.replace(kept)
                 logger.warning("The replica's old file is kept as %s", kept)
             put_in_place(incoming, self.path)

@@ -64,7 +64,7 @@ def status_data() -> dict[str, Any]:
     parts, facts = office(), office().state.facts()
     epoch, seq = (facts.epoch, facts.seq) if facts.seq is not None else parts.replica.position()
     return {
-        "running": parts.sync is not None,
+        "running": parts.sync is not None and parts.sync.running,
         "sync_interval": parts.settings.db_sync_interval,
         **_totals(),
         "state": facts.state,

@@ -56,6 +56,11 @@ class SyncService:
             self._thread.join(STOP_TIMEOUT)
         self.lock.release()
 
+    @property
+    def running(self) -> bool:
+        """Whether the thread lives."""
+        return self._thread.is_alive()
+
     def wake(self) -> None:
         """Do not wait out the pause after a failure."""
         self._wake.set()

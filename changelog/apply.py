@@ -1,0 +1,144 @@
+"""Applying log rows: for each shape of row the SQL that repeats it on the tables, and the SQL that keeps it in the replica's own log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import apsw
+
+from changelog.errors import Divergence
+from changelog.schema import Table, identifier, read_tables, tables_with_triggers
+from changelog.values import RawText
+from changelog.wire import FACTS, Page, Row
+
+LOG_ROWS = 8  # in one INSERT into the log: AUTOINCREMENT costs a look at sqlite_sequence each time
+
+
+class Applier:
+    """Applies pages of log rows to the tables and to the replica's own log, inside the caller's transaction."""
+
+    def __init__(self, db: apsw.Connection, log_only: bool = False) -> None:
+        self._db = db
+        self._cursor = db.cursor()
+        self._log_only = log_only
+        self._tables = {(t.name, t.gen): t for t in read_tables(db)}
+        self._triggered = tables_with_triggers(db)
+        self._shapes: dict[Any, _Shape] = {}
+
+    def apply(self, pages: Iterable[Page]) -> Row | None:
+        """Apply every row and return the last one. Raises Divergence at the first surprise."""
+        last = None
+        for page in pages:
+            last = page.rows[-1]
+            try:
+                self._apply_page(page)
+            except (apsw.Error, TypeError, OverflowError, UnicodeEncodeError) as exc:
+                where = f"seq {page.rows[0][0]} to {last[0]}"
+                raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=page.rows[0][0]) from exc
+        return last
+
+    def _apply_page(self, page: Page) -> None:
+        execute, shapes, log_only = self._cursor.execute, self._shapes, self._log_only
+        before, expected = self._db.total_changes(), len(page.rows)
+        used = set()
+        for row in page.rows:
+            shape = (not page.raw and shapes.get((row[4], row[5], row[7], row[8]))) or self._shape(row, page.raw)
+            if len(row) != shape.length:
+                raise Divergence(f"seq {row[0]}: the row does not fit the columns of table {row[4]}", seq=row[0])
+            if shape.apply and not log_only:
+                execute(shape.apply, shape.arguments(row))
+                expected += 1
+            shape.pending.append(row)
+            used.add(shape)
+        for shape in used:  # the order of rows in the log is their seq, whatever the order of writing
+            shape.write_log(self._cursor)
+        if self._db.total_changes() - before != expected:
+            raise Divergence(
+                f"seq {page.rows[0][0]} to {page.rows[-1][0]}: a row that changed on the primary is not on the replica", seq=page.rows[0][0]
+            )
+
+    def _shape(self, row: Row, raw: bool) -> _Shape:
+        key: tuple[Any, ...] = (row[4], row[5], row[7], row[8])
+        raw_at = tuple(i for i, v in enumerate(row) if type(v) is RawText) if raw else ()
+        if raw_at:
+            key = (*key, raw_at)
+        found = self._shapes.get(key)
+        if found is None:
+            table = self._tables.get((row[4], row[7]))
+            if table is None:
+                raise Divergence(f"seq {row[0]}: table {row[4]} does not exist here with these columns", seq=row[0])
+            found = self._shapes[key] = _Shape.of(row, table, raw_at, whole=table.name in self._triggered)
+        return found
+
+
+@dataclass(eq=False)
+class _Shape:
+    """What rows of one shape have in common: table, op, column list and changed columns, and so their SQL."""
+
+    length: int
+    log: str  # without its VALUES
+    marks: str  # the VALUES of one row
+    apply: str | None
+    arguments: Callable[[Row], Any]  # picks out of a row what `apply` takes
+    pending: list[Row] = field(default_factory=list)  # applied, not yet in the log
+
+    @classmethod
+    def of(cls, row: Row, table: Table, raw_at: tuple[int, ...], whole: bool) -> _Shape:
+        kinds = {"I": "n", "U": "no", "D": "o"}[row[5]]
+        width = len(table.columns)
+        if row[5] == "U" and not re.fullmatch(rf"[01]{{{width}}}", row[8] or ""):
+            raise Divergence(f"seq {row[0]}: the row does not fit the columns of table {table.name}", seq=row[0])
+        names = [*FACTS, *(f"{kind}{i}" for kind in kinds for i in range(width))]
+        marks = [mark(i in raw_at) for i in range(len(names))]
+        sql, picked = _apply_sql(table, row, marks, whole)
+        log = f"INSERT OR ABORT INTO changelog({','.join(names)}) VALUES"
+        return cls(len(names), log, f"({','.join(marks)})", sql, _picker(picked))
+
+    def write_log(self, cursor: apsw.Cursor) -> None:
+        """Put the pending rows into the log, several in one statement."""
+        rows, self.pending = self.pending, []
+        whole = len(rows) - len(rows) % LOG_ROWS
+        groups = (list(chain.from_iterable(rows[i : i + LOG_ROWS])) for i in range(0, whole, LOG_ROWS))
+        cursor.executemany(self.log + ",".join([self.marks] * LOG_ROWS), groups)
+        cursor.executemany(self.log + self.marks, rows[whole:])
+
+
+def mark(raw: bool) -> str:
+    """The parameter for a value; apsw binds no text that is not UTF-8."""
+    return "CAST(? AS TEXT)" if raw else "?"
+
+
+def _apply_sql(table: Table, row: Row, marks: list[str], whole: bool) -> tuple[str | None, list[int]]:
+    """The statement that applies `row` to its table, and which fields of the row it takes.
+
+    OR ABORT everywhere: a constraint of the schema may say REPLACE or IGNORE, and the log already holds what that did.
+    An UPDATE sets what changed and no more, because to set an unchanged key or indexed column costs as much as to insert the row; but
+    the `whole` row where the table has triggers of its own: one that ran BEFORE may have changed the row, and OLD does not show it.
+    """
+    op, width, first = row[5], len(table.columns), len(FACTS)
+    name, columns = identifier(table.name), [identifier(c.name) for c in table.columns]
+    rowid = identifier(table.rowid or "")
+    old = first + width if op == "U" else first  # where the old values begin
+    keys = [(rowid, 10)] if table.keyed_by_rowid else [(columns[slot], old + slot) for slot in table.key_slots]
+    where = " AND ".join(f"{column}={marks[at]}" for column, at in keys)
+    if op == "D":
+        return f"DELETE FROM {name} WHERE {where}", [at for _, at in keys]
+    values = [(c, first + i) for i, c in enumerate(columns) if op == "I" or whole or row[8][i] == "1"]
+    if table.keyed_by_rowid:
+        values.append((rowid, 9))
+    if op == "I":
+        into, given = ",".join(c for c, _ in values), ",".join(marks[at] for _, at in values)
+        return f"INSERT OR ABORT INTO {name}({into}) VALUES({given})", [at for _, at in values]
+    if not values:
+        return None, []
+    assigned = ",".join(f"{c}={marks[at]}" for c, at in values)
+    return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in values + keys]
+
+
+def _picker(picked: list[int]) -> Callable[[Row], Any]:
+    return itemgetter(*picked) if len(picked) > 1 else lambda row: tuple(row[at] for at in picked)
