@@ -79,9 +79,10 @@ def uninstall(db: apsw.Connection) -> None:
 
 def script(tables: Sequence[Table], masks: Sequence[str]) -> str:
     """The text of a triggers.sql for these tables: `sqlite3 FILE < triggers.sql` does what `install` does, or stops and changes nothing."""
-    lines = [".bail on", "PRAGMA journal_mode=WAL;", "BEGIN IMMEDIATE;"]
-    lines += [f"{sql};" for sql in _script_guards(tables, triggers.slots_for(tables))]
-    lines += [f"{sql};" for sql in _statements(tables, masks, triggers.slots_for(tables))]
+    slots = triggers.slots_for(tables)
+    guards = [f"{sql};" for sql in _script_guards(tables, slots)]
+    lines = [".bail on", *guards, "PRAGMA journal_mode=WAL;", "BEGIN IMMEDIATE;"]
+    lines += [f"{sql};" for sql in _statements(tables, masks, slots)]
     return "\n".join([*lines, "COMMIT;", ""])
 
 
@@ -114,13 +115,20 @@ def _statements(tables: Sequence[Table], masks: Sequence[str], slots: int) -> li
 
 
 def _script_guards(tables: Sequence[Table], slots: int) -> list[str]:
-    """Plain SQL that fails where triggers.sql does not fit the file. Only the name of a constraint can say what to do then."""
+    """Plain SQL that fails where triggers.sql does not fit the file, of which nothing is changed by then, not even the journal mode.
+
+    Only the name of a constraint can say what to do.
+    """
     expected = ",".join(f"({literal(t.name)},{literal(','.join(f'{c.name}/{c.pk}' for c in t.columns))})" for t in tables)
     names = ",".join(literal(t.name) for t in tables)
     return [
         """CREATE TEMP TABLE changelog_fits(
+  free CONSTRAINT "this database has a table or view of its own named changelog or changelog_...: rename it" CHECK(free),
   ok CONSTRAINT "this triggers.sql was made for another schema. Run: python -m changelog install FILE" CHECK(ok))""",
-        f"""INSERT INTO changelog_fits SELECT NOT EXISTS(
+        f"""INSERT INTO changelog_fits SELECT CASE WHEN EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name LIKE 'changelog')
+    THEN (SELECT group_concat(name) FROM pragma_table_info('changelog')) LIKE '{_LOG_COLUMNS},%'
+    ELSE NOT EXISTS(SELECT 1 FROM sqlite_schema WHERE type IN ('table','view')
+      AND (name LIKE 'changelog' OR name LIKE 'changelog\\_%' ESCAPE '\\')) END, NOT EXISTS(
     SELECT 1 FROM (VALUES{expected}) e WHERE e.column2 IS NOT (SELECT group_concat(name||'/'||pk) FROM (
       SELECT name, pk FROM pragma_table_xinfo(e.column1) WHERE hidden=0 ORDER BY cid)))
   AND NOT EXISTS(
