@@ -4,5 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
+words=()
+for word in "$@"; do
+  [ "$word" != --json ] || word=--json-export
+  words+=("$word")
+done
 scripts/venv.sh
-exec .venv/bin/python -m server resync "${@/#--json/--json-export}"
+exec .venv/bin/python -m server resync "${words[@]}"
