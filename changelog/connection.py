@@ -57,6 +57,7 @@ def connect(
             db.pragma("journal_mode", "wal")
         db.pragma("synchronous", "OFF" if scratch else "FULL")
         db.pragma("foreign_keys", foreign_keys)
+        db.pragma("temp_store", "MEMORY")  # savepoints and triggers keep journals, which else are files on the SD card
         if readonly:
             db.pragma("query_only", True)
         db.pragma("schema_version")  # the first read: here a file that is no database shows itself

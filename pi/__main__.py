@@ -63,15 +63,31 @@ def serve(settings: Settings) -> None:
     run_role(Role("pi", settings.pi_bind, settings.pi_port, certificate, key, lambda: create(settings)))
 
 
+class OpenFiles:
+    """The reading side and the keys as the first service to start, hence the last to stop."""
+
+    def __init__(self, primary: Primary, keys: Keys) -> None:
+        self.primary, self.keys = primary, keys
+
+    def start(self) -> None:
+        """They are open already."""
+
+    def stop(self) -> None:
+        """Close both, so that no -wal stays behind."""
+        self.primary.close()
+        self.keys.close()
+
+
 def create(settings: Settings) -> tuple[Flask, list[Service]]:
     """The application of the Pi and the services that run beside it."""
     farm.open_farm(settings.farm_db)
     writer = Writer(settings.farm_db, settings.lora_processing_interval)
     keys = Keys(settings.pi_db, checkpoints=True)
-    services: list[Service] = [writer]
+    primary = Primary(settings.farm_db, writer.reconcile)
+    services: list[Service] = [OpenFiles(primary, keys), writer]
     if settings.lora_serial_port:
         services.append(SerialReader(settings.lora_serial_port, settings.lora_baud, writer))
-    return create_app(settings, writer, Primary(settings.farm_db, writer.reconcile), keys), services
+    return create_app(settings, writer, primary, keys), services
 
 
 @main.group()

@@ -299,7 +299,6 @@ class Writer:
         db = connect(self.path, checkpoints=True, foreign_keys=True)
         db.set_busy_timeout(BUSY)
         db.pragma("journal_size_limit", WAL_KEPT)
-        db.pragma("temp_store", "MEMORY")  # savepoints and triggers keep journals, which else are files on the SD card
         self._db = db
         self._reconcile(db)
         return db

@@ -112,10 +112,11 @@ class Case:
         [one, two] = [identifier(n) for n in self.columns]
         # With recursive_triggers on, an UPDATE of its own table would call itself until SQLite gives up: no statement ends then.
         own = [] if self.recursive else [f"UPDATE {one} SET v = v WHERE u = NEW.u", f"UPDATE OR IGNORE {one} SET v = 5 WHERE v = 'a'"]
+        key = "length(NEW.u)" if list(self.columns)[1] in self.integer_keys else "NEW.k"
         bodies = [
             *own,
             f"INSERT OR IGNORE INTO {two}(u, v) VALUES(NEW.u, NEW.v)",
-            f"INSERT OR REPLACE INTO {two}(k, u, v) VALUES(NEW.k, NEW.u, 7)",
+            f"INSERT OR REPLACE INTO {two}(k, u, v) VALUES({key}, NEW.u, 7)",
             f"DELETE FROM {two} WHERE v = NEW.v",
             "SELECT RAISE(IGNORE) WHERE NEW.u = 'b'",
             "SELECT RAISE(ABORT, 'the application forbids it') WHERE NEW.v = 3",
