@@ -161,7 +161,8 @@ class PiClient:
         except (ValueError, urllib3.exceptions.HTTPError, OSError):
             facts = {}
         facts = facts if isinstance(facts, dict) else {}
-        message = f"{self.host}: {facts.get('message') or response.reason} (HTTP {response.status_code})"
+        hint = "" if self._settings.use_ssl_for_pi else ", asked without TLS: see USE_SSL_FOR_PI"
+        message = f"{self.host}: {facts.get('message') or response.reason} (HTTP {response.status_code}{hint})"
         error = _BY_STATUS.get(response.status_code, Unreachable)
         return error(message, **{k: facts[k] for k in ("epoch", "oldest", "head", "descends") if k in facts})
 
@@ -174,6 +175,8 @@ class PiClient:
             return Unreachable(f"the certificate of {self.host} {pinned}: nothing was sent ({cause.verify_message})")
         if isinstance(cause, ssl.SSLError):
             return Unreachable(f"{self.host} does not speak TLS as expected: {cause.reason or cause} (see USE_SSL_FOR_PI)")
+        if isinstance(cause, TimeoutError) and "handshake" in str(cause):  # a plain http server waits for the rest of our request
+            return Unreachable(f"{self.host} does not answer in TLS (see USE_SSL_FOR_PI): {cause}")
         text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         return Unreachable(f"{self.host} cannot be reached: {text}")
 

@@ -45,8 +45,8 @@ class SyncService:
     def start(self) -> None:
         """Begin. Raises Conflict when another process follows with this replica."""
         self.lock.acquire()
-        self._thread.start()
         logger.info("Database sync service initialized")
+        self._thread.start()
 
     def stop(self) -> None:
         """Finish the step at hand and end."""
