@@ -48,8 +48,8 @@ def main() -> None:
 
 def prepare_demo() -> None:
     """Both roles and a radio on this machine; on loopback, unless the settings say otherwise."""
-    chosen = {name: text for name, text in {**dotenv_values(ENV), **os.environ}.items() if text}
     settings = Settings.load()
+    chosen = {name: text for name, text in {**dotenv_values(ENV), **os.environ}.items() if text}
     defaults = {"PI_BIND": "127.0.0.1", "SERVER_BIND": "127.0.0.1"}
     pi_host = chosen.get("PI_BIND", defaults["PI_BIND"])
     defaults |= {"REMOTE_PI_HOST": ANY_ADDRESS.get(pi_host, pi_host), "REMOTE_PI_PORT": str(settings.pi_port)}

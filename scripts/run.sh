@@ -4,14 +4,14 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
-PYTHON=.venv/bin/python
+python=.venv/bin/python
 START_LIMIT=300 # tenths of a second that a role may take to answer
 STOP_LIMIT=45   # tenths of a second until what still runs is killed; the roles need 4 s at most
 
 run_role() {
   scripts/venv.sh
-  "$PYTHON" -m scripts.prepare "$1"
-  [ "${2-}" = --prepare ] || exec "$PYTHON" -m "$1" serve
+  "$python" -m scripts.prepare "$1"
+  [ "${2-}" = --prepare ] || exec "$python" -m "$1" serve
 }
 
 children=()
@@ -43,7 +43,7 @@ fail() {
 }
 
 setup() { # in a child, so that a signal need not wait for it
-  scripts/venv.sh >&2 && "$PYTHON" -m scripts.prepare demo
+  scripts/venv.sh >&2 && "$python" -m scripts.prepare demo
 }
 
 await_port() { # name of the role, host, port
@@ -56,8 +56,8 @@ await_port() { # name of the role, host, port
 }
 
 show() {
-  local how="as printed at the first start; to set a new password: $PYTHON -m pi user password $LOGIN"
-  [ -z "$PASSWORD" ] || how="user $LOGIN, password $PASSWORD (shown this once; a new one: $PYTHON -m pi user password $LOGIN)"
+  local how="as printed at the first start; to set a new password: $python -m pi user password $LOGIN"
+  [ -z "$PASSWORD" ] || how="user $LOGIN, password $PASSWORD (shown this once; a new one: $python -m pi user password $LOGIN)"
   cat <<END
 
 Drover runs; Ctrl-C ends it.
@@ -78,10 +78,10 @@ run_demo() {
   children=()
   # shellcheck disable=SC1090  # what scripts/prepare.py printed
   . "$facts"
-  [ -z "$LINK" ] || begin "$PYTHON" scripts/simulate_lora.py --link "$LINK" >/dev/null
-  begin "$PYTHON" -m pi serve
+  [ -z "$LINK" ] || begin "$python" scripts/simulate_lora.py --link "$LINK" >/dev/null
+  begin "$python" -m pi serve
   await_port Pi "$PI_HOST" "$PI_AT"
-  begin "$PYTHON" -m server serve
+  begin "$python" -m server serve
   await_port server "$SERVER_HOST" "$SERVER_AT"
   show
   wait -n "${children[@]}" || true
