@@ -17,7 +17,7 @@ INSERT INTO changelog_fits SELECT CASE WHEN EXISTS(SELECT 1 FROM sqlite_schema W
 DROP TABLE changelog_fits;
 PRAGMA journal_mode=WAL;
 BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS changelog(seq INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT, nonce INTEGER, actor TEXT,
+CREATE TABLE IF NOT EXISTS changelog(seq INTEGER PRIMARY KEY, at TEXT, nonce INTEGER, actor TEXT,
   tbl TEXT, op TEXT, key, gen INTEGER, chg TEXT, rid INTEGER, orid INTEGER,
   n0,n1,n2,n3,n4,n5,n6,n7,n8,n9,n10,n11,n12,n13,n14,n15,o0,o1,o2,o3,o4,o5,o6,o7,o8,o9,o10,o11,o12,o13,o14,o15);
 CREATE TABLE IF NOT EXISTS changelog_cols(tbl TEXT, gen INTEGER, pos INTEGER, col TEXT, pk INTEGER, mask INTEGER, PRIMARY KEY(tbl, gen, pos)) WITHOUT ROWID;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -15,8 +14,6 @@ from changelog.errors import Divergence
 from changelog.schema import Table, identifier, read_tables, tables_with_triggers
 from changelog.values import RawText
 from changelog.wire import FACTS, Page, Row
-
-LOG_ROWS = 8  # in one INSERT into the log: AUTOINCREMENT costs a look at sqlite_sequence each time
 
 
 class Applier:
@@ -56,7 +53,8 @@ class Applier:
             shape.pending.append(row)
             used.add(shape)
         for shape in used:  # the order of rows in the log is their seq, whatever the order of writing
-            shape.write_log(self._cursor)
+            self._cursor.executemany(shape.log, shape.pending)
+            shape.pending = []
         if self._db.total_changes() - before != expected:
             raise Divergence(
                 f"seq {page.rows[0][0]} to {page.rows[-1][0]}: a row that changed on the primary is not on the replica", seq=page.rows[0][0]
@@ -81,8 +79,7 @@ class _Shape:
     """What rows of one shape have in common: table, op, column list and changed columns, and so their SQL."""
 
     length: int
-    log: str  # without its VALUES
-    marks: str  # the VALUES of one row
+    log: str  # takes the whole row
     apply: str | None
     arguments: Callable[[Row], Any]  # picks out of a row what `apply` takes
     pending: list[Row] = field(default_factory=list)  # applied, not yet in the log
@@ -96,16 +93,8 @@ class _Shape:
         names = [*FACTS, *(f"{kind}{i}" for kind in kinds for i in range(width))]
         marks = [mark(i in raw_at) for i in range(len(names))]
         sql, picked = _apply_sql(table, row, marks, whole)
-        log = f"INSERT OR ABORT INTO changelog({','.join(names)}) VALUES"
-        return cls(len(names), log, f"({','.join(marks)})", sql, _picker(picked))
-
-    def write_log(self, cursor: apsw.Cursor) -> None:
-        """Put the pending rows into the log, several in one statement."""
-        rows, self.pending = self.pending, []
-        whole = len(rows) - len(rows) % LOG_ROWS
-        groups = (list(chain.from_iterable(rows[i : i + LOG_ROWS])) for i in range(0, whole, LOG_ROWS))
-        cursor.executemany(self.log + ",".join([self.marks] * LOG_ROWS), groups)
-        cursor.executemany(self.log + self.marks, rows[whole:])
+        log = f"INSERT OR ABORT INTO changelog({','.join(names)}) VALUES({','.join(marks)})"
+        return cls(len(names), log, sql, _picker(picked))
 
 
 def mark(raw: bool) -> str:

@@ -47,10 +47,14 @@ def slot_names(slots: int) -> list[str]:
 
 
 def log_tables(slots: int) -> list[str]:
-    """The changelog and its three companions."""
+    """The changelog and its three companions.
+
+    seq without AUTOINCREMENT: that would write the page of sqlite_sequence at every commit, a third of all the bytes. The next seq is the
+    greatest one plus 1, so it never goes back as long as the head row stays (trimming keeps it); if somebody deletes it, the nonces tell.
+    """
     old = ",".join(f"o{i}" for i in range(slots))
     return [
-        f"""CREATE TABLE IF NOT EXISTS changelog(seq INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT, nonce INTEGER, actor TEXT,
+        f"""CREATE TABLE IF NOT EXISTS changelog(seq INTEGER PRIMARY KEY, at TEXT, nonce INTEGER, actor TEXT,
   tbl TEXT, op TEXT, key, gen INTEGER, chg TEXT, rid INTEGER, orid INTEGER,
   {",".join(slot_names(slots))})""",
         "CREATE TABLE IF NOT EXISTS changelog_cols(tbl TEXT, gen INTEGER, pos INTEGER, col TEXT, pk INTEGER, mask INTEGER,"
