@@ -69,8 +69,8 @@ def capture(folder: Path, size: int) -> None:
         for number in range(ROUNDS):
             first = 1_000_000 * (number + 1) + 100_000_000 * (mode == "FULL")
             plain, logged = (_commit_times(path, mode, commits, first) for path in files.values())
-            for kind in found:
-                found[kind].append(logged[kind] / plain[kind])
+            for kind, each in found.items():
+                each.append(logged[kind] / plain[kind])
         ratios = "  ".join(f"{kind} {statistics.median(each):.2f}x ({min(each):.2f} to {max(each):.2f})" for kind, each in found.items())
         click.echo(f"capture at synchronous={mode}, {ROUNDS} x {commits} one-row commits: {ratios}")
 
