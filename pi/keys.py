@@ -22,7 +22,7 @@ import apsw
 from flask import g, request
 
 from changelog.connection import connect, one
-from changelog.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized
+from changelog.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized, Unavailable
 from changelog.node.access import RateLimit
 from changelog.position import Position
 from pi.farm import make_file
@@ -74,6 +74,7 @@ class Keys:
         self._db.set_busy_timeout(BUSY)
         self._db.execute(_SCHEMA)
         self._lock = threading.Lock()
+        self._closed = False
         self._version = -1
         self._by_hash: dict[bytes, Key] = {}
         self._written: dict[tuple[str, str], float] = {}  # (kind, name) -> time.monotonic() of its last write
@@ -82,6 +83,7 @@ class Keys:
     def close(self) -> None:
         """Close pi.db."""
         with self._lock:
+            self._closed = True
             self._db.close()
 
     def add(self, name: str, role: str) -> str:
@@ -112,11 +114,13 @@ class Keys:
             return [dict(zip(("name", "role", "created_at", "last_used_at"), row, strict=True)) for row in cursor]
 
     def role_of(self, header: str | None) -> Key:
-        """The key that an X-API-Key header holds. Raises Unauthorized."""
+        """The key that an X-API-Key header holds. Raises Unauthorized, and Unavailable once this is closed."""
         if not header:
             raise Unauthorized("a key is needed, in the header X-API-Key: `python -m pi key add NAME --role ROLE` on the Pi makes one")
         digest = _hash(header)
         with self._lock:
+            if self._closed:  # requests may still come in while the process ends
+                raise Unavailable("this Pi is stopping")
             key = next((key for stored, key in self._known().items() if hmac.compare_digest(stored, digest)), None)
             if key is None:
                 raise Unauthorized("this key is not known here: `python -m pi key list` on the Pi shows the names of those that are")
@@ -154,7 +158,7 @@ class Keys:
     def acknowledge(self, replica_id: str, key_name: str, position: Position) -> None:
         """Remember that a replica holds everything up to `position`."""
         with self._lock:
-            if self._due("ack", replica_id):
+            if not self._closed and self._due("ack", replica_id):
                 self._note(
                     f"INSERT OR REPLACE INTO acks(replica_id, key_name, epoch, seq, at) VALUES(?,?,?,?,{_NOW})",
                     (replica_id, key_name, position.epoch, position.seq),
