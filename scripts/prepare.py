@@ -6,6 +6,7 @@ exit code 1. Standard output is for run.sh: assignments in the language of the s
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shlex
@@ -37,6 +38,7 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where what listens everyw
 def main() -> None:
     """Prepare for the role that is named."""
     role = sys.argv[1]
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr: a new farm, or what a takeover did
     try:
         make_env()
         {"demo": prepare_demo, "pi": prepare_pi, "server": prepare_server}[role]()
