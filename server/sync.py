@@ -132,20 +132,20 @@ class SyncService:
 
 
 class ReplicaLock:
-    """Only one process writes to a replica: the one that holds this lock. It ends with the process."""
+    """Only one process writes to a replica: the one that locks its folder. The lock ends with the process and leaves no file behind."""
 
     def __init__(self, settings: Settings) -> None:
-        self._path = settings.replica_db.with_name(f"{settings.replica_db.name}.lock")
+        self._replica = settings.replica_db
         self._fd: int | None = None
 
     def acquire(self) -> None:
         """Raises Conflict when another process has it."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o660)
+        fd = os.open(self._replica.parent, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             os.close(fd)
-            raise Conflict(f"another process writes to {self._path.with_suffix('')}: stop it first") from exc
+            raise Conflict(f"another process writes to {self._replica}: stop it first") from exc
         self._fd = fd
 
     def __enter__(self) -> None:
