@@ -1,18 +1,17 @@
 .bail on
 CREATE TEMP TABLE changelog_fits(
-  free CONSTRAINT "this database has a table or view of its own named changelog or changelog_...: rename it" CHECK(free),
+  free CONSTRAINT "this database has something of its own named changelog, changelog_... or _changelog_...: rename it" CHECK(free),
   ok CONSTRAINT "this triggers.sql was made for another schema. Run: python -m changelog install FILE" CHECK(ok));
 INSERT INTO changelog_fits SELECT CASE WHEN EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name LIKE 'changelog')
     THEN (SELECT group_concat(name) FROM pragma_table_info('changelog')) LIKE 'seq,at,nonce,actor,tbl,op,key,gen,chg,rid,orid,%'
-    ELSE NOT EXISTS(SELECT 1 FROM sqlite_schema WHERE type IN ('table','view')
-      AND (name LIKE 'changelog' OR name LIKE 'changelog\_%' ESCAPE '\')) END, NOT EXISTS(
+    ELSE NOT EXISTS(SELECT 1 FROM sqlite_schema WHERE CASE type WHEN 'trigger' THEN name LIKE '\_changelog\_%' ESCAPE '\'
+      ELSE lower(name) IN ('changelog','changelog_cols','changelog_meta','changelog_stash','changelog_position','changelog_audit') OR name LIKE 'changelog\_of\_%' ESCAPE '\' END) END, NOT EXISTS(
     SELECT 1 FROM (VALUES('batches','id/1,batch_number/0,induction_date/0,source/0,source_type/0,notes/0,created_at/0,updated_at/0'),('cattle','id/1,batch_id/0,cattle_id/0,sex/0,weight/0,health_status/0,lf_tag/0,uhf_tag/0,pen_id/0,notes/0,status/0,induction_date/0,created_at/0,updated_at/0'),('lora_payload_buffer','id/1,raw_payload/0,source_type/0,batch_number/0,lf_tag/0,uhf_tag/0,status/0,batch_id/0,error_message/0,received_at/0,processed_at/0,rssi/0,snr/0,times_received/0,created_at/0,updated_at/0'),('pair_history','id/1,cattle_id/0,lf_tag/0,uhf_tag/0,paired_at/0,unpaired_at/0,updated_by/0,created_at/0,updated_at/0'),('pens','id/1,pen_number/0,capacity/0,description/0,created_at/0,updated_at/0'),('users','id/1,username/0,email/0,password_hash/0,role/0,is_active/0,created_at/0,updated_at/0'),('weight_records','id/1,cattle_id/0,weight/0,recorded_at/0,recorded_by/0,created_at/0,updated_at/0')) e WHERE e.column2 IS NOT (SELECT group_concat(name||'/'||pk) FROM (
       SELECT name, pk FROM pragma_table_xinfo(e.column1) WHERE hidden=0 ORDER BY cid)))
   AND NOT EXISTS(
-    SELECT 1 FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT IN ('batches','cattle','lora_payload_buffer','pair_history','pens','users','weight_records',
-      'changelog','changelog_cols','changelog_meta','changelog_stash','changelog_position'))
+    SELECT 1 FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT IN ('batches','cattle','lora_payload_buffer','pair_history','pens','users','weight_records','changelog','changelog_cols','changelog_meta','changelog_stash','changelog_position'))
   AND NOT EXISTS(
-    SELECT 1 FROM sqlite_schema WHERE type='trigger' AND name LIKE '\_changelog\_%' ESCAPE '\' AND tbl_name NOT IN ('batches','cattle','lora_payload_buffer','pair_history','pens','users','weight_records'))
+    SELECT 1 FROM sqlite_schema WHERE type='trigger' AND name LIKE '\_changelog\_%' ESCAPE '\' AND tbl_name NOT IN ('batches','cattle','lora_payload_buffer','pair_history','pens','users','weight_records','changelog','changelog_cols','changelog_meta','changelog_stash','changelog_position'))
   AND (SELECT count(*) FROM pragma_table_info('changelog') WHERE name GLOB '[no][0-9]*') IN (0,32);
 DROP TABLE changelog_fits;
 PRAGMA journal_mode=WAL;

@@ -113,10 +113,10 @@ def _apply_sql(table: Table, row: Row, marks: list[str], whole: bool) -> tuple[s
     name, columns = identifier(table.name), [identifier(c.name) for c in table.columns]
     rowid = identifier(table.rowid or "")
     old = first + width if op == "U" else first  # where the old values begin
-    keys = [(rowid, 10)] if table.keyed_by_rowid else [(columns[slot], old + slot) for slot in table.key_slots]
-    where = " AND ".join(f"{column}={marks[at]}" for column, at in keys)
+    keys = [(columns[slot], old + slot, table.columns[slot].key_collation) for slot in table.key_slots] or [(rowid, 10, "BINARY")]
+    where = " AND ".join(f"{column}={marks[at]} COLLATE {identifier(collation)}" for column, at, collation in keys)
     if op == "D":
-        return f"DELETE FROM {name} WHERE {where}", [at for _, at in keys]
+        return f"DELETE FROM {name} WHERE {where}", [at for _, at, _ in keys]
     values = [(c, first + i) for i, c in enumerate(columns) if op == "I" or whole or row[8][i] == "1"]
     if table.keyed_by_rowid:
         values.append((rowid, 9))
@@ -126,7 +126,7 @@ def _apply_sql(table: Table, row: Row, marks: list[str], whole: bool) -> tuple[s
     if not values:
         return None, []
     assigned = ",".join(f"{c}={marks[at]}" for c, at in values)
-    return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in values + keys]
+    return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in values] + [at for _, at, _ in keys]
 
 
 def _picker(picked: list[int]) -> Callable[[Row], Any]:

@@ -42,5 +42,6 @@ def row_names(table: Table) -> list[str]:
 def table_rows(db: apsw.Connection, table: Table) -> Iterator[tuple[Value, ...]]:
     """All rows in key order, text that is not UTF-8 included."""
     columns = [identifier(name) for name in row_names(table)]
-    order = ",".join(identifier(c.name) for c in table.primary_key) if table.key_slots else columns[0]
+    key = (f"{identifier(c.name)} COLLATE {identifier(c.key_collation)}" for c in table.primary_key)
+    order = ",".join(key) if table.key_slots else columns[0]
     return exact_rows(db, columns, f"FROM {identifier(table.name)} ORDER BY {order}")

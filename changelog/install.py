@@ -21,8 +21,10 @@ _LOG_COLUMNS = "seq,at,nonce,actor,tbl,op,key,gen,chg,rid,orid"
 
 def is_installed(db: apsw.Connection) -> bool:
     """Whether this database is a primary."""
-    if not one(db, "SELECT count(*)=2 FROM sqlite_schema WHERE type='table' AND name IN ('changelog','changelog_meta')"):
-        return False
+    for table, ours in (("changelog_meta", "name,value,seq"), ("changelog", _LOG_COLUMNS)):
+        columns = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info(?)", (table,))]
+        if not ",".join(columns).startswith(ours):
+            return False
     return bool(one(db, "SELECT 1 FROM changelog_meta WHERE name='epoch'"))
 
 
@@ -32,9 +34,9 @@ def install(db: apsw.Connection, masks: Sequence[str] | None = None) -> None:
     `masks` are "table.column" names that people's views show as ***; None keeps those of before. Raises CannotCapture, naming the reason.
     The file is put into WAL mode, in which readers and the one writer do not wait for each other.
     """
-    db.pragma("journal_mode", "wal")
     with db:
         _install(db, masks)
+    db.pragma("journal_mode", "wal")
 
 
 def reconcile(db: apsw.Connection) -> bool:
@@ -69,7 +71,9 @@ def schema_changes(db: apsw.Connection) -> Iterator[None]:
 
 
 def uninstall(db: apsw.Connection) -> None:
-    """Take every trace of the changelog out of `db`, its history included."""
+    """Take every trace of the changelog out of `db`, its history included. Raises NotAPrimary: what only has our names is not ours."""
+    if not is_installed(db):
+        raise NotAPrimary
     with db:
         _drop_triggers(db)
         for kind, name in rows(db, "SELECT type, name FROM sqlite_schema WHERE type IN ('table','view') ORDER BY type DESC"):
@@ -120,20 +124,20 @@ def _script_guards(tables: Sequence[Table], slots: int) -> list[str]:
     Only the name of a constraint can say what to do.
     """
     expected = ",".join(f"({literal(t.name)},{literal(','.join(f'{c.name}/{c.pk}' for c in t.columns))})" for t in tables)
-    names = ",".join(literal(t.name) for t in tables)
+    ours = "'changelog','changelog_cols','changelog_meta','changelog_stash','changelog_position'"
+    names = ",".join([*(literal(t.name) for t in tables), ours])
     return [
         """CREATE TEMP TABLE changelog_fits(
-  free CONSTRAINT "this database has a table or view of its own named changelog or changelog_...: rename it" CHECK(free),
+  free CONSTRAINT "this database has something of its own named changelog, changelog_... or _changelog_...: rename it" CHECK(free),
   ok CONSTRAINT "this triggers.sql was made for another schema. Run: python -m changelog install FILE" CHECK(ok))""",
         f"""INSERT INTO changelog_fits SELECT CASE WHEN EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name LIKE 'changelog')
     THEN (SELECT group_concat(name) FROM pragma_table_info('changelog')) LIKE '{_LOG_COLUMNS},%'
-    ELSE NOT EXISTS(SELECT 1 FROM sqlite_schema WHERE type IN ('table','view')
-      AND (name LIKE 'changelog' OR name LIKE 'changelog\\_%' ESCAPE '\\')) END, NOT EXISTS(
-    SELECT 1 FROM (VALUES{expected}) e WHERE e.column2 IS NOT (SELECT group_concat(name||'/'||pk) FROM (
+    ELSE NOT EXISTS(SELECT 1 FROM sqlite_schema WHERE CASE type WHEN 'trigger' THEN name LIKE '\\_changelog\\_%' ESCAPE '\\'
+      ELSE lower(name) IN ({ours},'changelog_audit') OR name LIKE 'changelog\\_of\\_%' ESCAPE '\\' END) END, NOT EXISTS(
+    SELECT 1 FROM (VALUES{expected or "(NULL,NULL)"}) e WHERE e.column2 IS NOT (SELECT group_concat(name||'/'||pk) FROM (
       SELECT name, pk FROM pragma_table_xinfo(e.column1) WHERE hidden=0 ORDER BY cid)))
   AND NOT EXISTS(
-    SELECT 1 FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT IN ({names},
-      'changelog','changelog_cols','changelog_meta','changelog_stash','changelog_position'))
+    SELECT 1 FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT IN ({names}))
   AND NOT EXISTS(
     SELECT 1 FROM sqlite_schema WHERE type='trigger' AND name LIKE '\\_changelog\\_%' ESCAPE '\\' AND tbl_name NOT IN ({names}))
   AND (SELECT count(*) FROM pragma_table_info('changelog') WHERE name GLOB '[no][0-9]*') IN (0,{2 * slots})""",
@@ -148,13 +152,11 @@ def _drop_triggers(db: apsw.Connection) -> None:
 
 
 def _refuse_taken_names(db: apsw.Connection) -> None:
-    """A table of somebody else's under one of our names is never touched."""
+    """Nothing of somebody else's under one of our names is touched. Tables, views and indexes share their names."""
     if is_installed(db):
-        columns = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info('changelog')")]
-        if ",".join(columns).startswith(_LOG_COLUMNS):
-            return
-    for kind, name in rows(db, "SELECT type, name FROM sqlite_schema WHERE type IN ('table','view','trigger') ORDER BY name"):
-        if is_ours(kind, name):
+        return
+    for kind, name in rows(db, "SELECT type, name FROM sqlite_schema ORDER BY name"):
+        if is_ours(kind, name) or (kind != "trigger" and (is_ours("table", name) or is_ours("view", name))):
             raise CannotCapture(f"this database has a {kind} of its own named {name}: rename it, the changelog needs that name", name=name)
 
 

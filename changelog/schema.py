@@ -23,6 +23,8 @@ _OURS = {
 
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
 
+MAX_COLUMNS = 994  # of a table: the log has two slots for each beside its facts, and SQLite 2000 columns at most
+
 
 def identifier(name: str) -> str:
     """`name` as SQL text: the one place where a name meets SQL. Raises CannotCapture for what no SQL text can carry."""
@@ -52,6 +54,7 @@ class Column:
     collation: str
     notnull: bool
     pk: int
+    key_collation: str  # of the primary key's index, which may say another than the column's
     generated: bool
 
 
@@ -159,6 +162,8 @@ def sequences_of(db: apsw.Connection) -> dict[str, int]:
 
 def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: bool) -> Table:
     columns = tuple(_read_columns(db, name, strict))
+    if len(columns) > MAX_COLUMNS:
+        raise CannotCapture(f"table {name}: {len(columns)} columns are too many, the changelog holds {MAX_COLUMNS}", table=name)
     taken = {c.name.lower() for c in columns}
     declared = [c for c in columns if c.pk]
     ipk = declared[0].name if len(declared) == 1 and not without_rowid and _is_ipk(db, name) else None
@@ -173,12 +178,14 @@ def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: boo
 
 
 def _read_columns(db: apsw.Connection, table: str, strict: bool) -> Iterator[Column]:
+    key = "SELECT x.name, x.coll FROM pragma_index_list(?) i, pragma_index_xinfo(i.name) x WHERE i.origin='pk' AND x.key"
+    key_collations = dict(rows(db, key, (table,)))
     for name, declared, notnull, pk, hidden in rows(
         db, 'SELECT name, type, "notnull", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid', (table,)
     ):
         collation = db.column_metadata("main", table, name)[1]
         affinity = "BLOB" if strict and declared.upper() == "ANY" else _affinity(declared)
-        yield Column(name, affinity, collation.upper(), bool(notnull), pk, hidden in (2, 3))
+        yield Column(name, affinity, collation.upper(), bool(notnull), pk, key_collations.get(name, collation), hidden in (2, 3))
 
 
 def _affinity(declared: str) -> str:

@@ -248,7 +248,7 @@ def _identity(table: Table) -> list[tuple[str, str, str]]:
     """(column, stash slot, collation) of what tells one row from another while a statement runs."""
     if table.rowid:
         return [(identifier(table.rowid), "rid", "BINARY")]
-    return [(identifier(c.name), f"o{table.columns.index(c)}", c.collation) for c in table.primary_key]
+    return [(identifier(c.name), f"o{table.columns.index(c)}", c.key_collation) for c in table.primary_key]
 
 
 def _same(table: Table, left: str, right: str) -> str:
