@@ -51,7 +51,10 @@ def compress(encoding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def decompress(encoding: str | None, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The twin of `compress`. Raises BrokenFrame for what is not so encoded, or breaks off."""
+    """The twin of `compress`. Raises BrokenFrame for what is not so encoded, or breaks off.
+
+    But where zstd breaks off its reader just ends: what is sent must show its own end, as a frame does.
+    """
     try:
         if encoding in (None, "", "identity"):
             yield from chunks
@@ -74,6 +77,8 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
             if piece:
                 yield piece
             data = coder.unconsumed_tail
+        if coder.unused_data:
+            raise BrokenFrame("there is something behind the end of the body")
     if not coder.eof:
         raise BrokenFrame("the body breaks off")
 

@@ -41,7 +41,8 @@ class Page(NamedTuple):
 
 _TEXT, _INTEGER, _ANY = (str, type(None)), (int, type(None)), (int, float, str, dict, type(None))
 # Every combination of types that the facts of a row can have, in the order of FACTS.
-_FACT_TYPES = frozenset(product((int,), _TEXT, (int,), _TEXT, (str,), (str,), _ANY, (int,), _TEXT, _INTEGER, _INTEGER))
+# The actor is what any shell wrote there.
+_FACT_TYPES = frozenset(product((int,), _TEXT, (int,), _ANY, (str,), (str,), _ANY, (int,), _TEXT, _INTEGER, _INTEGER))
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ def _joined(lines: list[str]) -> bytes:
 
 def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """`chunks` cut anew so that each piece ends at the end of a line."""
-    rest = b""
+    rest = bytearray()  # grows in place: a long line may arrive in very many chunks
     for chunk in chunks:
         cut = chunk.rfind(b"\n") + 1
         if cut:
-            yield rest + chunk[:cut]
-            rest = chunk[cut:]
+            yield bytes(rest) + chunk[:cut]
+            rest = bytearray(chunk[cut:])
         else:
             rest += chunk
             if len(rest) > MAX_LINE_BYTES:
@@ -116,14 +117,21 @@ def _decode_header(line: bytes) -> Header:
         header = Header(**facts)
     except TypeError as exc:
         raise BrokenFrame(f"the header is malformed: {exc}") from exc
-    numbers = (header.after, header.check, header.upto, header.user_version, header.application_id)
-    texts = (header.epoch, header.schema)
-    if not all(type(n) is int for n in numbers) or not all(type(t) is str for t in texts) or not 0 <= header.after <= header.upto:
+    if not isinstance(header.sequences, dict):
         raise BrokenFrame("the header is malformed")
-    sequences = header.sequences
-    if not isinstance(sequences, dict) or not all(type(n) is int for n in sequences.values()):
-        raise BrokenFrame("the header's sequences are malformed")
+    wide, narrow = (header.after, header.check, header.upto, *header.sequences.values()), (header.user_version, header.application_id)
+    numbers = all(type(n) is int and -(2**63) <= n < 2**63 for n in wide) and all(type(n) is int and -(2**31) <= n < 2**31 for n in narrow)
+    texts = all(type(t) is str and _is_text(t) for t in (header.epoch, header.schema, *header.sequences))
+    if not numbers or not texts or not 0 <= header.after <= header.upto:
+        raise BrokenFrame("the header is malformed")
     return header
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and SQLite cannot hold
+        return False
 
 
 def _decode_rows(header: Header, rest: bytes, pieces: Iterator[bytes]) -> Iterator[Page]:
@@ -138,7 +146,7 @@ def _decode_rows(header: Header, rest: bytes, pieces: Iterator[bytes]) -> Iterat
         if body:
             rows = _parse(b"[" + body[:-1].replace(b"\n", b",") + b"]")
             _check_rows(rows, seq, header)
-            if b'{"' in body:  # inside a string that quote would stand behind a backslash
+            if b'{"' in body or b"true" in body or b"false" in body:  # envelopes, and what no encoder of ours writes
                 rows = [[decode_value(v) for v in row] for row in rows]
             seq += len(rows)
             yield Page(rows, b'{"t":' in body)
@@ -147,6 +155,8 @@ def _decode_rows(header: Header, rest: bytes, pieces: Iterator[bytes]) -> Iterat
 
 
 def _check_rows(rows: list[Row], seq: int, header: Header) -> None:
+    if not rows:
+        raise BrokenFrame("an empty line")
     if seq + len(rows) > header.upto:
         raise BrokenFrame(f"rows behind upto {header.upto}")
     for row in rows:
