@@ -13,6 +13,7 @@ sqlite3 or by apsw, recursive_triggers off or on. Then the log is replayed onto 
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,8 @@ class Case:
         if self.random.random() < 0.2:
             tail.append(f"UNIQUE(v, u) {pick(ON_CONFLICT)}")
         self.columns[name], self.rowid[name] = columns, not options
+        if not options and re.fullmatch(r"INTEGER (NOT NULL )?PRIMARY KEY", types["k"]):
+            self.integer_keys.add(name)
         body = [f"{c} {types[c]}" for c in columns]
         if self.random.random() < 0.25:
             body.append("g " + pick(["AS (v || u) STORED", "AS (coalesce(v, 0) + 1)", "TEXT AS (upper(u)) STORED"]))
