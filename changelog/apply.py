@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 import apsw
 
 from changelog.errors import Divergence
+from changelog.reshape import reshape
 from changelog.schema import Table, identifier, read_tables, tables_with_triggers
 from changelog.values import RawText
 from changelog.wire import FACTS, Page, Row
@@ -23,28 +25,42 @@ class Applier:
         self._db = db
         self._cursor = db.cursor()
         self._log_only = log_only
-        self._tables = {(t.name, t.gen): t for t in read_tables(db)}
-        self._triggered = tables_with_triggers(db)
-        self._shapes: dict[Any, _Shape] = {}
+        self._look_at_schema()
 
     def apply(self, pages: Iterable[Page]) -> Row | None:
         """Apply every row and return the last one. Raises Divergence at the first surprise."""
         last = None
         for page in pages:
-            last = page.rows[-1]
-            try:
-                self._apply_page(page)
-            except (apsw.Error, TypeError, OverflowError, UnicodeEncodeError) as exc:
-                where = f"seq {page.rows[0][0]} to {last[0]}"
-                raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=page.rows[0][0]) from exc
+            for is_ddl, group in groupby(page.rows, key=lambda row: row[5] == "X"):
+                rows = list(group)
+                last = rows[-1]
+                try:
+                    for row in rows if is_ddl else ():
+                        self._apply_ddl(row)
+                    if not is_ddl:
+                        self._apply_rows(rows, page.raw)
+                except (apsw.Error, TypeError, ValueError, KeyError, OverflowError) as exc:
+                    where = f"seq {rows[0][0]} to {last[0]}"
+                    raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=rows[0][0]) from exc
         return last
 
-    def _apply_page(self, page: Page) -> None:
+    def _look_at_schema(self) -> None:
+        self._tables = {(t.name, t.gen): t for t in read_tables(self._db)}
+        self._triggered = tables_with_triggers(self._db)
+        self._shapes: dict[Any, _Shape] = {}
+
+    def _apply_ddl(self, row: Row) -> None:
+        reshape(self._db, row[len(FACTS)])
+        self._look_at_schema()
+        names = [*FACTS, "n0"]
+        self._cursor.execute(f"INSERT OR ABORT INTO changelog({','.join(names)}) VALUES({','.join('?' * len(names))})", row)
+
+    def _apply_rows(self, rows: list[Row], raw: bool) -> None:
         execute, shapes, log_only = self._cursor.execute, self._shapes, self._log_only
-        before, expected = self._db.total_changes(), len(page.rows)
+        before, expected = self._db.total_changes(), len(rows)
         used = set()
-        for row in page.rows:
-            shape = (not page.raw and shapes.get((row[4], row[5], row[7], row[8]))) or self._shape(row, page.raw)
+        for row in rows:
+            shape = (not raw and shapes.get((row[4], row[5], row[7], row[8]))) or self._shape(row, raw)
             if len(row) != shape.length:
                 raise Divergence(f"seq {row[0]}: the row does not fit the columns of table {row[4]}", seq=row[0])
             if shape.apply and not log_only:
@@ -56,9 +72,7 @@ class Applier:
             self._cursor.executemany(shape.log, shape.pending)
             shape.pending = []
         if self._db.total_changes() - before != expected:
-            raise Divergence(
-                f"seq {page.rows[0][0]} to {page.rows[-1][0]}: a row that changed on the primary is not on the replica", seq=page.rows[0][0]
-            )
+            raise Divergence(f"seq {rows[0][0]} to {rows[-1][0]}: a row that changed on the primary is not on the replica", seq=rows[0][0])
 
     def _shape(self, row: Row, raw: bool) -> _Shape:
         key: tuple[Any, ...] = (row[4], row[5], row[7], row[8])

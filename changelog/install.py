@@ -6,6 +6,7 @@ be in the log, and nothing tells whether there was any. A replica of the old epo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from changelog import triggers
 from changelog.connection import one, rows
 from changelog.errors import CannotCapture, NotAPrimary
 from changelog.schema import Table, identifier, is_ours, literal, read_tables
+
+logger = logging.getLogger(__name__)
 
 _LOG_COLUMNS = "seq,at,nonce,actor,tbl,op,key,gen,chg,rid,orid"
 
@@ -35,19 +38,8 @@ def install(db: apsw.Connection, masks: Sequence[str] | None = None) -> None:
     The file is put into WAL mode, in which readers and the one writer do not wait for each other.
     """
     with db:
-        _install(db, masks)
+        begin_epoch(db, masks)
     db.pragma("journal_mode", "wal")
-
-
-def reconcile(db: apsw.Connection) -> bool:
-    """Bring triggers and views in line with a schema that somebody changed, under a new epoch. True when there was something to do."""
-    if not schema_moved(db):
-        return False
-    with db:
-        if not schema_moved(db):
-            return False  # another connection was quicker
-        _install(db, None)
-    return True
 
 
 def schema_moved(db: apsw.Connection) -> bool:
@@ -65,9 +57,9 @@ def schema_moved(db: apsw.Connection) -> bool:
 def schema_changes(db: apsw.Connection) -> Iterator[None]:
     """A transaction in which the block may run any DDL: our triggers are away meanwhile and come back under a new epoch."""
     with db:
-        _drop_triggers(db)
+        drop_triggers(db)
         yield
-        _install(db, None)
+        begin_epoch(db, None)
 
 
 def uninstall(db: apsw.Connection) -> None:
@@ -75,7 +67,7 @@ def uninstall(db: apsw.Connection) -> None:
     if not is_installed(db):
         raise NotAPrimary
     with db:
-        _drop_triggers(db)
+        drop_triggers(db)
         for kind, name in rows(db, "SELECT type, name FROM sqlite_schema WHERE type IN ('table','view') ORDER BY type DESC"):
             if is_ours(kind, name):
                 db.execute(f"DROP {kind} {identifier(name)}")
@@ -86,36 +78,76 @@ def script(tables: Sequence[Table], masks: Sequence[str]) -> str:
     slots = triggers.slots_for(tables)
     guards = [f"{sql};" for sql in _script_guards(tables, slots)]
     lines = [".bail on", *guards, "PRAGMA journal_mode=WAL;", "BEGIN IMMEDIATE;"]
-    lines += [f"{sql};" for sql in _statements(tables, masks, slots)]
+    statements = [*triggers.log_tables(slots), *_captured(tables, masks, slots), *triggers.NEW_EPOCH, *triggers.KEEP_IMAGE]
+    lines += [f"{sql};" for sql in statements]
     return "\n".join([*lines, "COMMIT;", ""])
 
 
-def _install(db: apsw.Connection, masks: Sequence[str] | None) -> None:
+def begin_epoch(db: apsw.Connection, masks: Sequence[str] | None) -> None:
+    """What `install` does, within a transaction."""
     _refuse_taken_names(db)
-    _drop_triggers(db)
+    drop_triggers(db)
     tables = read_tables(db)
     if masks is None:
-        masks = [m for (m,) in rows(db, "SELECT value FROM changelog_meta WHERE name='mask'")] if is_installed(db) else []
+        masks = _masks_kept(db, tables)
     _check_masks(tables, masks)
+    for sql in [*_captured(tables, masks, _fit_log(db, tables)), *triggers.NEW_EPOCH, *triggers.KEEP_IMAGE]:
+        db.execute(sql)
+
+
+def capture_again(db: apsw.Connection, masks: Sequence[str]) -> list[Table]:
+    """Within a transaction: triggers, views and names of slots for the schema as it is now, and no new epoch. Returns the tables."""
+    drop_triggers(db)
+    tables = describe(db, masks)
+    for table in tables:
+        for sql in triggers.table_triggers(table):
+            db.execute(sql)
+    return tables
+
+
+def describe(db: apsw.Connection, masks: Sequence[str]) -> list[Table]:
+    """Within a transaction: all but the triggers, as a replica has it. Returns the tables."""
+    tables = read_tables(db)
+    for name in views_of_tables(db):
+        db.execute(f"DROP VIEW {identifier(name)}")
+    for sql in _described(tables, masks, _fit_log(db, tables)):
+        db.execute(sql)
+    return tables
+
+
+def masks_of(db: apsw.Connection) -> list[str]:
+    """The masked columns, as table.column."""
+    return [m for (m,) in rows(db, "SELECT value FROM changelog_meta WHERE name='mask'")] if is_installed(db) else []
+
+
+def views_of_tables(db: apsw.Connection) -> list[str]:
+    """Our views changelog_of_..."""
+    return [name for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type='view'") if is_ours("view", name)]
+
+
+def _fit_log(db: apsw.Connection, tables: Sequence[Table]) -> int:
+    """Log tables with enough slots; returns how many there are."""
     for sql in triggers.log_tables(triggers.slots_for(tables)):
         db.execute(sql)
-    slots = _widen(db, triggers.slots_for(tables))
-    for sql in _statements(tables, masks, slots):
-        db.execute(sql)
+    return _widen(db, triggers.slots_for(tables))
 
 
-def _statements(tables: Sequence[Table], masks: Sequence[str], slots: int) -> list[str]:
-    """All that installing runs, in order. Each can run again on a database that has it already."""
-    statements = [*triggers.log_tables(slots), "DELETE FROM changelog_stash", "DELETE FROM changelog_meta WHERE name='mask'"]
+def _described(tables: Sequence[Table], masks: Sequence[str], slots: int) -> list[str]:
+    statements = ["DELETE FROM changelog_stash", "DELETE FROM changelog_meta WHERE name='mask'"]
     statements += [f"INSERT INTO changelog_meta(name,value) VALUES('mask',{literal(m)})" for m in masks]
     statements += triggers.audit_view(slots)
     for table in tables:
-        statements += triggers.column_rows(table, masks)
-        statements += triggers.table_view(table, masks)
-        statements += triggers.drop_triggers(table)
+        statements += [*triggers.column_rows(table, masks), *triggers.table_view(table, masks)]
+    return statements
+
+
+def _captured(tables: Sequence[Table], masks: Sequence[str], slots: int) -> list[str]:
+    """Views, names of slots and triggers. Each statement can run again on a database that has it already."""
+    statements = _described(tables, masks, slots)
+    for table in tables:
         # New, so they fire before every other trigger of the table: only then the log keeps the true order.
-        statements += triggers.table_triggers(table)
-    return [*statements, *triggers.NEW_EPOCH]
+        statements += [*triggers.drop_triggers(table), *triggers.table_triggers(table)]
+    return statements
 
 
 def _script_guards(tables: Sequence[Table], slots: int) -> list[str]:
@@ -145,7 +177,7 @@ def _script_guards(tables: Sequence[Table], slots: int) -> list[str]:
     ]
 
 
-def _drop_triggers(db: apsw.Connection) -> None:
+def drop_triggers(db: apsw.Connection) -> None:
     for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type='trigger'"):
         if is_ours("trigger", name):
             db.execute(f"DROP TRIGGER {identifier(name)}")
@@ -158,6 +190,15 @@ def _refuse_taken_names(db: apsw.Connection) -> None:
     for kind, name in rows(db, "SELECT type, name FROM sqlite_schema ORDER BY name"):
         if is_ours(kind, name) or (kind != "trigger" and (is_ours("table", name) or is_ours("view", name))):
             raise CannotCapture(f"this database has a {kind} of its own named {name}: rename it, the changelog needs that name", name=name)
+
+
+def _masks_kept(db: apsw.Connection, tables: Sequence[Table]) -> list[str]:
+    columns = {f"{t.name}.{c.name}".lower() for t in tables for c in t.columns}
+    kept = masks_of(db)
+    for mask in kept:
+        if mask.lower() not in columns:
+            logger.warning("The masked column %s is no more; if it has another name now, mask that by `python -m changelog install`", mask)
+    return [mask for mask in kept if mask.lower() in columns]
 
 
 def _check_masks(tables: Sequence[Table], masks: Sequence[str]) -> None:

@@ -12,10 +12,11 @@ import apsw
 
 from changelog.connection import Path_, connect, identity, one, sync_wal
 from changelog.errors import NotAPrimary, Unavailable
-from changelog.install import reconcile, schema_moved
+from changelog.install import schema_moved
 from changelog.log import head
 from changelog.position import Position
 from changelog.reader import READ_ROWS, frame_header, read_log
+from changelog.reconcile import reconcile
 from changelog.values import Value
 from changelog.wire import Header, encode_frame
 
@@ -26,21 +27,17 @@ POLL = 0.01  # s between looks at data_version while somebody waits
 Rows = Iterator[tuple[Value, ...]]
 
 
-def reconcile_file(path: Path_) -> bool:
-    """Reconcile on a connection of its own: for programs that have no writer thread."""
-    db = connect(path)
-    try:
-        return reconcile(db)
-    finally:
-        db.close()
-
-
 class Primary:
-    """Many readers of the primary at `path`. `reconcile` is called when the schema has moved, and must bring the capture in line."""
+    """Many readers of the primary at `path`.
+
+    `reconcile` is called when the schema has moved, and must bring the capture in line; without it that is done here, on a connection of
+    its own, for programs that have no writer thread.
+    """
 
     def __init__(self, path: Path_, reconcile: Callable[[], object] | None = None) -> None:
         self.path = Path(path)
-        self._reconcile = reconcile or (lambda: reconcile_file(path))
+        self._reconcile = reconcile or self._reconcile_here
+        self._quiet_since: tuple[tuple[int, int] | None, int] | None = None  # file and head when the schema was last as we knew it
         self._lock = threading.Lock()
         self._idle: list[tuple[tuple[int, int] | None, apsw.Connection]] = []
         self.commits = CommitWatcher(self.path)
@@ -58,6 +55,7 @@ class Primary:
                 if not schema_moved(db):
                     # After the snapshot is taken: what is served must survive a power cut, whoever wrote it, however carelessly.
                     sync_wal(self.path)
+                    self._quiet_since = file, head(db)
                     yield db
                     return
             finally:
@@ -105,6 +103,14 @@ class Primary:
         with self._lock:
             idle, self._idle = self._idle, []
         for _, db in idle:
+            db.close()
+
+    def _reconcile_here(self) -> None:
+        file, seq = self._quiet_since or (None, 0)
+        db = connect(self.path)
+        try:
+            reconcile(db, seq if file == identity(self.path) else None)
+        finally:
             db.close()
 
     def _rows(self, first: list[tuple[Value, ...]], last: int) -> Rows:

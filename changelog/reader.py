@@ -86,7 +86,7 @@ def _widths(db: apsw.Connection) -> dict[tuple[Value, Value], int]:
 def _filled(row: tuple[Value, ...], width: int, slots: int) -> tuple[Value, ...]:
     first = len(FACTS)
     new, old = row[first : first + width], row[first + slots : first + slots + width]
-    return row[:first] + {"I": new, "U": new + old, "D": old}.get(str(row[5]), ())
+    return row[:first] + {"I": new, "U": new + old, "D": old, "X": row[first : first + 1]}.get(str(row[5]), ())
 
 
 def _nonce_at(db: apsw.Connection, seq: int) -> int | None:

@@ -71,16 +71,16 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
         before = position_of(db)
         if (header.epoch, header.after, header.check) != (before.epoch, before.seq, before.check):
             raise Divergence(f"a frame after {header.epoch}/{header.after}/{header.check} does not fit a replica at {before}")
-        if header.schema != schema_hash(db):
-            raise Divergence("the schema of the replica is not that of the primary")
         last = Applier(db, log_only=contents is not None).apply(pages)
         if contents is not None:
             _fill_tables(db, contents)
-        _follow_facts(db, header)
-        if last is None and header.upto == header.after:
-            return before
-        if last is None or last[0] != header.upto:
+        if (last[0] if last else header.after) != header.upto:
             raise BrokenFrame(f"the frame ends before its upto {header.upto}")
+        if header.schema != schema_hash(db):
+            raise Divergence("the schema of the replica is not that of the primary")
+        _follow_facts(db, header)
+        if last is None:
+            return before
         after = Position(header.epoch, header.upto, last[2])
         move_position(db, after)
     return after

@@ -11,6 +11,7 @@ its statement was ignored or became an UPSERT: AFTER UPDATE keeps it true, AFTER
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from changelog.schema import Column, Table, UniqueKey, identifier, literal
@@ -23,6 +24,17 @@ _FACTS = "at,nonce,tbl,op,key,gen"
 
 # SQLite's own "error in trigger NAME after drop column" can carry nothing but the trigger's name, so the name says what to do.
 _HINT = " (to drop a column: python -m changelog ddl FILE SQL)"
+OUR_TRIGGER = re.compile(rf"_changelog_(?:ai|au|ad|bi|bu)_(.*){re.escape(_HINT)}", re.DOTALL)  # group 1: the table, as it was named then
+
+# A schema as JSON, in the SQL of 3.40 because triggers.sql takes one too. Generated columns have hidden 2 or 3.
+IMAGE_SQL = """SELECT json_object(
+  'version', (SELECT schema_version FROM pragma_schema_version),
+  'objects', json((SELECT json_group_array(json_array(type, name, tbl_name, sql)) FROM
+    (SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid))),
+  'columns', json((SELECT json_group_object(name, json(cols)) FROM
+    (SELECT s.name, (SELECT json_group_array(json_array(c.name, c.hidden)) FROM
+      (SELECT name, hidden FROM pragma_table_xinfo(s.name) ORDER BY cid) c) AS cols FROM sqlite_schema s WHERE s.type='table'))),
+  'roots', json((SELECT json_group_object(name, rootpage) FROM sqlite_schema WHERE type='table')))"""
 
 NEW_EPOCH = (
     "INSERT INTO changelog_meta(name,value,seq)"
@@ -30,9 +42,13 @@ NEW_EPOCH = (
     "DELETE FROM changelog_meta WHERE name='epoch'",
     f"INSERT INTO changelog(at,nonce,op,key) VALUES({_AT},{_NONCE},'B',lower(hex(randomblob(16))))",
     "INSERT INTO changelog_meta(name,value,seq) SELECT 'epoch',key,seq FROM changelog ORDER BY seq DESC LIMIT 1",
-    # Last, after all DDL of ours: from here on a schema_version that moved means that somebody else changed the schema.
-    "DELETE FROM changelog_meta WHERE name='schema_version'",
+)
+
+# Last, after all DDL of ours: a schema_version that moves from here on means that somebody else changed the schema.
+KEEP_IMAGE = (
+    "DELETE FROM changelog_meta WHERE name IN ('schema_version','schema')",
     "INSERT INTO changelog_meta(name,value) SELECT 'schema_version',schema_version FROM pragma_schema_version",
+    f"INSERT INTO changelog_meta(name,value) SELECT 'schema',({IMAGE_SQL})",
 )
 
 
@@ -87,7 +103,7 @@ def audit_view(slots: int) -> list[str]:
         f"""CREATE VIEW changelog_audit AS SELECT l.seq, l.at, coalesce(l.actor,'unknown writer') AS actor, l.tbl, l.op, l.key, c.col,
   {side("o")} AS old,
   {side("n")} AS new
-  FROM changelog l CROSS JOIN changelog_cols c ON c.tbl=l.tbl AND c.gen=l.gen
+  FROM changelog l LEFT JOIN changelog_cols c ON c.tbl=l.tbl AND c.gen=l.gen
   WHERE l.op<>'U' OR substr(l.chg,c.pos+1,1)='1'""",
     ]
 
@@ -109,6 +125,42 @@ def table_view(table: Table, masks: Sequence[str]) -> list[str]:
   {pairs}
   FROM changelog WHERE tbl={literal(table.name)} AND gen={table.gen}""",
     ]
+
+
+def log_ddl(change: str, summary: str) -> tuple[str, tuple[str, str]]:
+    """The statement, with its values, that writes an X row: `change` is what replicas repeat, `summary` what people read."""
+    return f"INSERT INTO changelog(at,nonce,op,key,n0) VALUES({_AT},{_NONCE},'X',?,?)", (summary, change)
+
+
+def log_all_rows(table: Table) -> str:
+    """The statement that logs every row of a table that has just appeared."""
+    columns = ",".join(f"n{i}" for i in range(len(table.columns)))
+    values = ",".join(f"x.{identifier(c.name)}" for c in table.columns)
+    rid, rid_value = _rowid_slots(table, "rid", "x")
+    facts = _facts(table, "I", "x")
+    return f"INSERT INTO changelog({_FACTS}{rid},{columns}) SELECT {facts}{rid_value},{values} FROM {identifier(table.name)} x"
+
+
+def log_added_columns(table: Table, added: Sequence[str], defaults: Sequence[str | None]) -> str:
+    """The statement that logs, as updates, the rows whose value in a new column is not the default: a replica gives them that."""
+    changed = "".join(str(int(c.name in added)) for c in table.columns)
+    new = ",".join(f"x.{identifier(c.name)}" for c in table.columns)
+    old = ",".join(f"x.{identifier(c.name)}" if i in table.key_slots else "NULL" for i, c in enumerate(table.columns))
+    columns = ",".join(f"{kind}{i}" for kind in "no" for i in range(len(table.columns)))
+    rid, rid_value = _rowid_slots(table, "rid", "x")
+    orid, orid_value = _rowid_slots(table, "orid", "x")
+    free = {c.name for c in table.columns if c.affinity == "BLOB"}
+    tests = " OR ".join(_is_not_default(name, default, name in free) for name, default in zip(added, defaults, strict=True))
+    return (
+        f"INSERT INTO changelog({_FACTS},chg{rid}{orid},{columns})"
+        f" SELECT {_facts(table, 'U', 'x')},'{changed}'{rid_value}{orid_value},{new},{old} FROM {identifier(table.name)} x WHERE {tests}"
+    )
+
+
+def _is_not_default(name: str, default: str | None, free: bool) -> str:
+    value = f"({default})" if default is not None else "NULL"
+    test = f"x.{identifier(name)} IS NOT {value} COLLATE BINARY"
+    return f"{test} OR typeof(x.{identifier(name)})<>typeof({value})" if free else test
 
 
 def table_triggers(table: Table) -> list[str]:

@@ -27,7 +27,7 @@ CHUNK_BYTES = 128 * 1024  # how much is encoded, sent and decoded at a time
 MAX_LINE_BYTES = 256 * 1024 * 1024  # a longer line is an attack or an accident
 FACTS = ("seq", "at", "nonce", "actor", "tbl", "op", "key", "gen", "chg", "rid", "orid")
 
-OPS = ("I", "U", "D")
+OPS = ("I", "U", "D", "X")
 
 Row = list[Any]
 
@@ -39,10 +39,12 @@ class Page(NamedTuple):
     raw: bool
 
 
-_TEXT, _INTEGER, _ANY = (str, type(None)), (int, type(None)), (int, float, str, dict, type(None))
+_NONE, _TEXT, _INTEGER, _ANY = (type(None),), (str, type(None)), (int, type(None)), (int, float, str, dict, type(None))
 # Every combination of types that the facts of a row can have, in the order of FACTS.
 # The actor is what any shell wrote there.
-_FACT_TYPES = frozenset(product((int,), _TEXT, (int,), _ANY, (str,), (str,), _ANY, (int,), _TEXT, _INTEGER, _INTEGER))
+_ROW = product((int,), _TEXT, (int,), _ANY, (str,), (str,), _ANY, (int,), _TEXT, _INTEGER, _INTEGER)
+_DDL = product((int,), _TEXT, (int,), _ANY, _NONE, (str,), (str,), _NONE, _NONE, _NONE, _NONE)
+_FACT_TYPES = {"X": frozenset(_DDL), **dict.fromkeys("IUD", frozenset(_ROW))}
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _check_rows(rows: list[Row], seq: int, header: Header) -> None:
         if type(row) is not list or len(row) < len(FACTS) or row[0] != seq:
             raise BrokenFrame(f"seq {seq} was expected, not {str(row)[:60]}")
         types = tuple(map(type, row[: len(FACTS)]))
-        if types not in _FACT_TYPES or row[5] not in OPS:
+        if types not in _FACT_TYPES.get(row[5], ()):
             raise BrokenFrame(f"the row of seq {seq} is malformed")
 
 

@@ -21,7 +21,8 @@ import apsw
 
 from changelog.connection import connect, one
 from changelog.errors import ConfigError, Conflict
-from changelog.install import install, is_installed, reconcile, schema_changes
+from changelog.install import install, is_installed, schema_changes
+from changelog.reconcile import reconcile
 from changelog.schema import identifier
 
 SCHEMA = Path(__file__).with_name("schema.sql")
@@ -80,15 +81,15 @@ def open_farm(path: str | os.PathLike[str]) -> None:
         make_primary(db)
 
 
-def make_primary(db: apsw.Connection) -> bool:
-    """Let the changelog capture all of `db` as it is now. True when that began a new epoch. Raises CannotCapture."""
+def make_primary(db: apsw.Connection, quiet_since: int | None = None) -> bool:
+    """Let the changelog capture all of `db` as it is now. True when there was something to do. Raises CannotCapture.
+
+    `quiet_since`: the head when the schema was last seen as it was known (see `reconcile`).
+    """
     if not is_installed(db):
         install(db, masks=MASKS if has_farm(db) else ())
-    elif not reconcile(db):
-        return False
-    else:
-        logger.warning("the schema had changed: a new epoch began")
-    return True
+        return True
+    return reconcile(db, quiet_since)
 
 
 def make_file(path: str | os.PathLike[str]) -> None:

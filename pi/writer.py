@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
-from changelog.connection import connect, identity
+from changelog.connection import connect, identity, rows
 from changelog.errors import DamagedFile, DroverError, Unavailable
 from changelog.log import signed
 from changelog.position import Position
@@ -118,6 +118,7 @@ class Writer:
         self._identity: tuple[int, int] | None = None
         self._arriving: tuple[int, int] | None = None  # size and mtime of a new file, which may still be written
         self._schema_version = 0
+        self._quiet_since: int | None = None  # the log's head when the schema was last seen as we know it
         self._reconciled = 0  # how often
         self._work_at = 0.0  # time.monotonic() of the worker's next look
         self._outage: str | None = None  # why nothing can be written
@@ -239,6 +240,7 @@ class Writer:
                         task.run(db)
             position = Position.of_head(db)
             db.execute("COMMIT")
+            self._quiet_since = position.seq
         except BaseException:
             if db.in_transaction:  # a full disk has rolled back by itself
                 db.execute("ROLLBACK")
@@ -258,8 +260,7 @@ class Writer:
     def _look(self) -> None:
         """See whether the file was replaced, its schema changed, or payloads wait for the worker. Reads only, unless there is work."""
         db = self._present()
-        if db.pragma("schema_version") != self._schema_version:
-            self._reconcile(db)
+        self._see_schema(db)
         self._report_recovery()
         if self.has_farm and time.monotonic() >= self._work_at:
             self._work_at = time.monotonic() + self._interval
@@ -269,9 +270,18 @@ class Writer:
                 if task.future.result().value == WORK:
                     self._work_at = 0.0  # there may be more; what is queued has its turn first
 
+    def _see_schema(self, db: apsw.Connection) -> None:
+        """Reconcile when the schema moved; else remember up to which seq it had not."""
+        seen = "SELECT schema_version, (SELECT max(seq) FROM changelog) FROM pragma_schema_version"  # in one snapshot
+        [(version, newest)] = rows(db, seen)
+        if version == self._schema_version:
+            self._quiet_since = newest
+        else:
+            self._reconcile(db)
+
     def _reconcile(self, db: apsw.Connection) -> None:
         version = db.pragma("schema_version")
-        while farm.make_primary(db):
+        while farm.make_primary(db, self._quiet_since):
             self._reconciled += 1
             version = db.pragma("schema_version")
         self._schema_version = version  # read before the look that found nothing to do, so later DDL is not taken for seen
@@ -299,7 +309,7 @@ class Writer:
         db = connect(self.path, checkpoints=True, foreign_keys=True)
         db.set_busy_timeout(BUSY)
         db.pragma("journal_size_limit", WAL_KEPT)
-        self._db = db
+        self._db, self._quiet_since = db, None
         self._reconcile(db)
         return db
 
