@@ -56,6 +56,7 @@ class Column:
     pk: int
     key_collation: str  # of the primary key's index, which may say another than the column's
     generated: bool
+    default: str | None = None  # as SQL text
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,13 @@ def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: boo
 def _read_columns(db: apsw.Connection, table: str, strict: bool) -> Iterator[Column]:
     key = "SELECT x.name, x.coll FROM pragma_index_list(?) i, pragma_index_xinfo(i.name) x WHERE i.origin='pk' AND x.key"
     key_collations = dict(rows(db, key, (table,)))
-    for name, declared, notnull, pk, hidden in rows(
-        db, 'SELECT name, type, "notnull", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid', (table,)
+    for name, declared, notnull, pk, hidden, default in rows(
+        db, 'SELECT name, type, "notnull", pk, hidden, dflt_value FROM pragma_table_xinfo(?) ORDER BY cid', (table,)
     ):
         collation = db.column_metadata("main", table, name)[1]
         affinity = "BLOB" if strict and declared.upper() == "ANY" else _affinity(declared)
-        yield Column(name, affinity, collation.upper(), bool(notnull), pk, key_collations.get(name, collation), hidden in (2, 3))
+        key_collation = key_collations.get(name, collation)
+        yield Column(name, affinity, collation.upper(), bool(notnull), pk, key_collation, hidden in (2, 3), default)
 
 
 def _affinity(declared: str) -> str:

@@ -275,25 +275,28 @@ def _when(table: Table, conditions: Sequence[str]) -> str:
 
 def _conflicts(table: Table) -> list[str]:
     """For each thing that makes rows unique: the SQL condition under which row x stands in NEW's way."""
-    row = _new_as_row(table)
-    conditions = [_conflict(u, row) for u in table.uniques]
+    values = {identifier(c.name): _new_value(c) for c in table.all_columns}
+    conditions = [_conflict(u, values) for u in table.uniques]
     if table.rowid:
         rowid = identifier(table.rowid)
         conditions.insert(0, f"x.{rowid}=NEW.{rowid}")
     return conditions
 
 
-def _conflict(unique: UniqueKey, row: str) -> str:
+def _conflict(unique: UniqueKey, values: dict[str, str]) -> str:
     if unique.plain:
-        return " AND ".join(f"x.{term}=NEW.{term} COLLATE {identifier(coll)}" for term, coll in unique.terms)
-    # Expressions stand in their own text, once over x and once over NEW dressed as a row: only so does SQLite use the index.
+        return " AND ".join(f"x.{term}={values[term]} COLLATE {identifier(coll)}" for term, coll in unique.terms)
+    # Expressions stand in their own text, once over x and once over NEW dressed as a row: only so does SQLite use the index. All columns
+    # stand in that row, because a generated one is NULL in BEFORE UPDATE unless its inputs are named too.
+    row = "(SELECT " + ",".join(f"{value} AS {name}" for name, value in values.items()) + ")"
     tests = [f"({term})=(SELECT {term} FROM {row}) COLLATE {identifier(coll)}" for term, coll in unique.terms]
     return " AND ".join([*tests, *([f"({unique.where})"] if unique.where else [])])
 
 
-def _new_as_row(table: Table) -> str:
-    """NEW as a one-row subquery. All columns stand in it: a generated one is NULL in BEFORE UPDATE unless its inputs are named too."""
-    return "(SELECT " + ",".join(f"NEW.{identifier(c.name)} AS {identifier(c.name)}" for c in table.all_columns) + ")"
+def _new_value(column: Column) -> str:
+    """NEW's value as it will be stored: under OR REPLACE a NULL in a NOT NULL column becomes the default."""
+    new = f"NEW.{identifier(column.name)}"
+    return f"coalesce({new},{column.default})" if column.notnull and column.default is not None else new
 
 
 def _identity(table: Table) -> list[tuple[str, str, str]]:

@@ -76,7 +76,7 @@ class Case:
         pick = self.random.choice
         kind = pick(["ipk", "ipk", "autoincrement", "text", "text not null", "pair", "without rowid", "without rowid pair", "none", "desc"])
         columns = ["k", "u", "v", "w"][: self.random.randint(3, 4)]
-        types = {c: pick(["TEXT", "TEXT COLLATE NOCASE", "INTEGER", "REAL", "", "NUMERIC", "BLOB"]) for c in columns}
+        types = {c: pick(["TEXT", "TEXT COLLATE NOCASE", "INTEGER", "REAL", "", "NUMERIC", "BLOB", "NOT NULL DEFAULT 1"]) for c in columns}
         tail, options = [], ""
         if kind in ("ipk", "autoincrement"):
             self.integer_keys.add(name)
