@@ -62,9 +62,10 @@ def run_ddl(db: apsw.Connection, sql: str) -> None:
 
 def _log_change(db: apsw.Connection, change: Explanation, before: Image, quiet_since: int | None) -> None:
     """Log what `change` explains and make the capture fit again. Raises Unexplained where the log would not be exact."""
-    if change.needs_quiet and head(db) != quiet_since:
+    quiet = head(db) == quiet_since
+    if change.needs_quiet and not quiet:
         raise Unexplained("rows may have been written under a trigger or unique index that was not known yet")
-    if change.vacuumed and any(_has_rows(db, t) for t in read_tables(db) if t.keyed_by_rowid):
+    if change.vacuumed and any(not quiet or _has_rows(db, t) for t in read_tables(db) if t.keyed_by_rowid):
         raise Unexplained("VACUUM gave new rowids to rows that nothing else identifies")
     after = Image.of(db)
     masks = _masks_after(db, change)
