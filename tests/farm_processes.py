@@ -303,7 +303,7 @@ class PageWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(0.01):
+        while not self._stopped.wait(POLL):
             try:
                 answer = self._browser.get(self._url, allow_redirects=False, timeout=15)
             except requests.ConnectionError:

@@ -24,6 +24,12 @@ def remove_with_its_journal(path: Path) -> None:
         each.unlink(missing_ok=True)
 
 
+def remove_only_its_journal(path: Path) -> None:
+    """rm replica.db-*"""
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 def overwrite_its_start(path: Path) -> None:
     """A bad sector, or somebody's dd."""
     with path.open("r+b") as file:
@@ -56,6 +62,7 @@ def empty_it(path: Path) -> None:
 DAMAGES = [
     remove,
     remove_with_its_journal,
+    remove_only_its_journal,
     overwrite_its_start,
     overwrite_its_start_after_a_checkpoint,
     put_a_text_file_there,

@@ -248,6 +248,23 @@ def test_no_payload_is_lost_or_stuck_when_the_pi_is_killed_while_its_worker_runs
     farm.assert_identical()
 
 
+def test_the_same_payload_from_many_at_once_is_taken_once(running_farm: Farm) -> None:
+    farm, answers = running_farm, []
+
+    def radio() -> None:
+        answers.append(farm.post("hxb:ONCE:LF1ONCE:UHF1ONCE").status_code)
+
+    radios = [threading.Thread(target=radio) for _ in range(8)]
+    for thread in radios:
+        thread.start()
+    for thread in radios:
+        thread.join()
+    assert sorted(answers) == [201] + [409] * 7
+    farm.assert_identical()
+    assert farm.server.sql("SELECT status, times_received FROM lora_payload_buffer WHERE lf_tag='LF1ONCE'") == "processed|8"
+    assert farm.server.sql("SELECT count(*) FROM cattle WHERE lf_tag='LF1ONCE'") == "1"
+
+
 def test_a_restarted_server_never_shows_an_empty_farm(farm: Farm) -> None:
     farm.start()
     farm.fill(2_000)
