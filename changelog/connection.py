@@ -108,7 +108,7 @@ def identity(path: Path_) -> tuple[int, int] | None:
     try:
         facts = os.stat(path)
     except OSError:
-        return False
+        return None
     return facts.st_dev, facts.st_ino
 
 
