@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import apsw
 
@@ -22,6 +23,38 @@ BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
 
 Path_ = str | os.PathLike[str]
+
+
+class Connection(apsw.Connection):
+    """An apsw connection whose `with` (a transaction, or a savepoint within one) stops no other thread.
+
+    apsw's own holds Python's lock while BEGIN waits for a writer and while COMMIT waits for the disk: all threads stand still, and when
+    one of them is that writer, nothing moves until the busy timeout.
+    """
+
+    _savepoints = 0
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        if self.in_transaction:
+            super().__enter__()
+            self._savepoints += 1
+        else:
+            self.execute(f"BEGIN {self.transaction_mode}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        """Commit, or roll back when the block or the commit raised."""
+        if self._savepoints:
+            self._savepoints -= 1
+            return super().__exit__(kind, error, trace)
+        try:
+            if kind is None:
+                self.execute("COMMIT")
+        finally:
+            if self.in_transaction:  # some errors have rolled back already: a full disk, OR ROLLBACK
+                self.execute("ROLLBACK")
+        return False
 
 
 def connect(
@@ -43,8 +76,8 @@ def connect(
     if create:
         flags |= apsw.SQLITE_OPEN_CREATE
     try:
-        db = apsw.Connection(os.fspath(path), flags=flags)
-    except apsw.CantOpenError as exc:
+        db = Connection(os.fspath(path), flags=flags)
+    except (apsw.CantOpenError, apsw.IOError) as exc:
         reason = "is missing" if not Path(path).exists() else "cannot be opened"
         raise DamagedFile(f"{path} {reason}", path=str(path)) from exc
     try:

@@ -100,12 +100,12 @@ def _fill_tables(db: apsw.Connection, contents: TableContents) -> None:
 
 def _follow_facts(db: apsw.Connection, header: Header) -> None:
     """What belongs to the database and is in no table: the AUTOINCREMENT counters (an ignored INSERT burns ids), and two header fields."""
-    if header.sequences:
-        ours = sequences_of(db)
-        for name, seq in header.sequences.items():
-            if name in ours and ours[name] != seq:
-                db.execute("UPDATE sqlite_sequence SET seq=? WHERE name=?", (seq, name))
-            elif name not in ours:
+    ours = sequences_of(db)
+    for name in {**ours, **header.sequences}:
+        seq = header.sequences.get(name)
+        if ours.get(name) != seq:
+            db.execute("DELETE FROM sqlite_sequence WHERE name=?", (name,))
+            if seq is not None:
                 db.execute("INSERT INTO sqlite_sequence(name,seq) VALUES(?,?)", (name, seq))
     for pragma in ("user_version", "application_id"):
         value = getattr(header, pragma)

@@ -45,7 +45,7 @@ def main() -> None:
     except DroverError as exc:
         sys.exit(f"error: {exc.message}")
     except OSError as exc:
-        sys.exit(f"error: {exc.filename or 'a file'} cannot be used: {exc.strerror}")
+        sys.exit(f"error: {os.path.abspath(exc.filename or '.')} cannot be used: {exc.strerror}")
 
 
 def prepare_demo() -> None:
@@ -122,8 +122,11 @@ def make_pi(settings: Settings) -> str:
         make_certificate(settings.pi_cert, settings.pi_key)
     farm.open_farm(settings.farm_db)
     with closing(connect(settings.farm_db, readonly=True)) as db:
-        if not farm.has_farm(db) or one(db, "SELECT count(*) FROM users") or logs_to_journal():
+        if not farm.has_farm(db) or one(db, "SELECT count(*) FROM users"):
             return ""
+    if logs_to_journal():
+        logging.info("nobody can sign in yet: python -m pi user add NAME")
+        return ""
     password = secrets.token_urlsafe(12)
     command(["user", "add", LOGIN, "--role", "admin", "--password-stdin"], password + "\n")
     return password

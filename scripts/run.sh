@@ -6,6 +6,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 python=.venv/bin/python
 START_LIMIT=300 # tenths of a second that a role may take to answer
+COPY_LIMIT=50   # tenths of a second that the first copy of the farm is waited for
 STOP_LIMIT=45   # tenths of a second until what still runs is killed; the roles need 4 s at most
 
 run_role() {
@@ -46,6 +47,11 @@ setup() { # in a child, so that a signal need not wait for it
   scripts/venv.sh >&2 && "$python" -m scripts.prepare demo
 }
 
+await_copy() { # the pages have nothing to show before; a Pi that is none of this machine's may be away, though
+  local tenths=0
+  until [ -e "$DATA/replica.db" ] || [ $((tenths++)) -ge $COPY_LIMIT ]; do sleep 0.1; done
+}
+
 await_port() { # name of the role, host, port
   local tenths=0
   until (exec 3<>"/dev/tcp/$2/$3") 2>/dev/null; do
@@ -83,6 +89,7 @@ run_demo() {
   await_port Pi "$PI_HOST" "$PI_AT"
   begin "$python" -m server serve
   await_port server "$SERVER_HOST" "$SERVER_AT"
+  await_copy
   show
   wait -n "${children[@]}" || true
   fail "a part of Drover has ended, so all of it does: its last lines, above or in $DATA/log, say why"

@@ -64,6 +64,9 @@ class Follower:
         except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
             self._refuse_stranger(exc)
             self.bootstrap(exc.message)
+        except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:  # damaged since `_doubt` looked, some milliseconds ago
+            self.close()
+            self.bootstrap(f"{self.path} is damaged: {exc}")
 
     def pull(self, wait: int = 0, upto: int | None = None) -> int:
         """Replay what is new, up to seq `upto` or all; returns how many changes that were.

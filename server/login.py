@@ -25,6 +25,7 @@ from changelog.errors import Forbidden, TooMany
 from changelog.node.access import RateLimit
 from server.office import office
 from server.paging import rows_of
+from server.replica import FileGone
 
 SESSION_LIFETIME = timedelta(hours=12)
 FAILURES_PER_SECOND, FAILURES_BURST = 0.1, 10  # of one address
@@ -118,14 +119,22 @@ def session_user(db: apsw.Connection) -> User | None:
 def signed_in(view: Callable[..., Any]) -> Callable[..., Any]:
     """`view(db, ...)` for signed-in people only: user, position and page are read from one snapshot."""
 
-    @wraps(view)
-    def wrapper(**arguments: Any) -> Any:
+    def answer(arguments: dict[str, Any]) -> Any:
         with office().replica.read() as db:
             g.user = session_user(db)
             if g.user is None:
                 return redirect(url_for("login.form", next=request.full_path.rstrip("?") if request.method == "GET" else None))
             g.position = rows_of(db, "SELECT epoch, seq, at FROM changelog_position")[0]
             return view(db, **arguments)
+
+    @wraps(view)
+    def wrapper(**arguments: Any) -> Any:
+        try:
+            return answer(arguments)
+        except FileGone:
+            if request.method != "GET":
+                raise
+            return answer(arguments)  # the file broke while it was read: once more, from the copy that replaces it
 
     return wrapper
 

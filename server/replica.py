@@ -17,6 +17,8 @@ from changelog.errors import DamagedFile, Unavailable
 
 CONNECTIONS = 8  # at most so many pages read at once, the others wait
 WAIT_FOR_CONNECTION = 10.0  # s
+WAIT_FOR_FILE = 5.0  # s that a page waits for the copy that replaces a broken one
+LOOK_AGAIN = 0.05  # s
 TOLD_AGAIN = 30.0  # s between two calls of `when_broken`
 
 NEVER_FETCHED = "The first copy of the farm is being fetched from the Pi. This page will be here as soon as it has arrived."
@@ -24,6 +26,11 @@ BROKEN = "The replica's file was damaged or replaced under this page. It is fetc
 OTHER_SCHEMA = "The replica lacks something that this page needs: the Pi and this server may run different versions of Drover."
 
 logger = logging.getLogger(__name__)
+
+
+class FileGone(Unavailable):
+    """There was a readable replica, and just now there is none: a new one is on its way."""
+
 
 FileBroke = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.CantOpenError, DamagedFile)
 
@@ -60,14 +67,14 @@ class Replica:
         Raises Unavailable when there never was a good file, when all connections stay busy, and when the file breaks inside the block or
         lacks what it asks for.
         """
-        reader, sound = self._take(), False
+        reader, sound = self._awaited(), False
         try:
             yield reader.db
             sound = True
         except FileBroke as exc:
             logger.error("replica cannot be read file=%s cause=%s", self.path, exc)
             self._tell(str(exc))
-            raise Unavailable(BROKEN) from exc
+            raise FileGone(BROKEN) from exc
         except apsw.SQLError as exc:
             sound = True
             logger.exception("replica has another schema than a page needs file=%s", self.path)
@@ -103,10 +110,10 @@ class Replica:
         with self._room:
             self._paused = True
         try:
-            self.release()
             with self._room:
                 if not self._room.wait_for(lambda: self._busy == 0, wait):
                     raise Unavailable("A page does not let go of the old replica: the new one is installed a little later.")
+            self.release()  # not earlier: a page that is about to read may have nothing else than an idle connection
             yield
         finally:
             with self._room:
@@ -125,6 +132,17 @@ class Replica:
             self._told_at = now if due else self._told_at
         if due and self.when_broken is not None:
             self.when_broken(f"a page could not be read: {cause}")
+
+    def _awaited(self) -> _Reader:
+        """A reader, also when the file broke and the copy that replaces it comes within a few seconds."""
+        until = time.monotonic() + WAIT_FOR_FILE
+        while True:
+            try:
+                return self._take()
+            except FileGone:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(LOOK_AGAIN)
 
     def _take(self) -> _Reader:
         """A reader with its snapshot begun, of the newest good file."""
@@ -168,7 +186,7 @@ class Replica:
                 self._room.wait_for(lambda: self._idle or self._lent == 0, WAIT_FOR_CONNECTION)
                 reader = self._pop(self._file)
             if reader is None:
-                raise Unavailable(BROKEN)
+                raise FileGone(BROKEN)
             if self._began(reader):
                 return reader
         raise Unavailable(NEVER_FETCHED)

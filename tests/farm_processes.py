@@ -237,6 +237,12 @@ class Farm:
 
     def difference(self) -> str:
         """How the replica differs from the Pi's file, in positions, schema or any row; empty when it does not."""
+        try:
+            return self._difference()
+        except AssertionError as exc:  # one of the files cannot be read just now
+            return str(exc)
+
+    def _difference(self) -> str:
         position = "SELECT value||'/'||(SELECT max(seq)||'/'||nonce FROM changelog) FROM changelog_meta WHERE name='epoch'"
         head, reached = self.pi.sql(position), self.server.sql("SELECT epoch||'/'||seq||'/'||nonce FROM changelog_position")
         if head != reached:
@@ -297,7 +303,7 @@ class PageWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(0.01):
+        while not self._stopped.wait(POLL):
             try:
                 answer = self._browser.get(self._url, allow_redirects=False, timeout=15)
             except requests.ConnectionError:

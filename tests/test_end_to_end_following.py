@@ -89,8 +89,8 @@ def test_a_pi_whose_clock_is_an_hour_off_is_followed_all_the_same(farm: Farm, tm
     farm.server.start()
     assert farm.post("hxb:CLOCK:LF1:UHF1").status_code == 201
     farm.assert_identical()
-    for table, time_ in (("lora_payload_buffer", "received_at"), ("changelog", "at")):
-        moved = farm.pi.sql(f"SELECT max(strftime('%s', {time_}))-strftime('%s', 'now') FROM {table}")
+    for stamp in ("received_at FROM lora_payload_buffer", "at FROM changelog ORDER BY seq DESC LIMIT 1"):
+        moved = farm.pi.sql(f"SELECT strftime('%s', t)-strftime('%s', 'now') FROM (SELECT {stamp.replace(' FROM', ' AS t FROM')})")
         assert abs(int(moved) - shift) < 60, "the Pi's clock is not the moved one"
     farm.pi.sql("UPDATE cattle SET notes='typed with the right clock'")
     farm.assert_identical()
@@ -199,7 +199,8 @@ def test_while_the_pi_is_away_the_pages_go_on_and_the_status_says_so_then_it_cat
         status = eventually(lambda: (found := farm.status())["state"] == "following" and found)
     assert status["last_error"] is None and status["lag_changes"] == 0
     assert watch.good > 10 and not watch.wrong and not watch.refused, watch.wrong[:1]
-    assert farm.server.log.count("Database sync failed") == 1, "one line, not one an attempt"
+    causes = [line.split(" ", 1)[1] for line in farm.server.log.splitlines() if "Database sync failed" in line]
+    assert len(causes) == len(set(causes)) < 3, "each cause is said once, not at each attempt"
     assert farm.server.log.count("Starting full database sync") == 1, "catching up needs no bootstrap"
     farm.assert_identical()
 
@@ -245,6 +246,23 @@ def test_no_payload_is_lost_or_stuck_when_the_pi_is_killed_while_its_worker_runs
     animals = "SELECT count(*), count(c.id) FROM lora_payload_buffer p LEFT JOIN cattle c ON c.lf_tag=p.lf_tag AND c.uhf_tag=p.uhf_tag"
     assert farm.pi.sql(animals) == f"{len(stored)}|{len(stored)}", "each has its animal"
     farm.assert_identical()
+
+
+def test_the_same_payload_from_many_at_once_is_taken_once(running_farm: Farm) -> None:
+    farm, answers = running_farm, []
+
+    def radio() -> None:
+        answers.append(farm.post("hxb:ONCE:LF1ONCE:UHF1ONCE").status_code)
+
+    radios = [threading.Thread(target=radio) for _ in range(8)]
+    for thread in radios:
+        thread.start()
+    for thread in radios:
+        thread.join()
+    assert sorted(answers) == [201] + [409] * 7
+    farm.assert_identical()
+    assert farm.server.sql("SELECT status, times_received FROM lora_payload_buffer WHERE lf_tag='LF1ONCE'") == "processed|8"
+    assert farm.server.sql("SELECT count(*) FROM cattle WHERE lf_tag='LF1ONCE'") == "1"
 
 
 def test_a_restarted_server_never_shows_an_empty_farm(farm: Farm) -> None:
