@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import apsw
 
 from changelog.connection import one
@@ -68,15 +70,17 @@ def read_log(db: apsw.Connection, after: int, upto: int, limit: int = READ_ROWS)
 
     Raises HistoryTrimmed when rows have gone meanwhile.
     """
-    widths = _widths(db)
-    slots = slot_count(db)
-    found = exact_rows(
-        db, [*FACTS, *slot_names(slots)], "FROM changelog WHERE seq>? AND seq<=? ORDER BY seq", (after, min(upto, after + limit))
-    )
-    rows = [_filled(row, widths.get((row[4], row[7]), 0), slots) for row in found]
+    rows = list(log_rows(db, "WHERE seq>? AND seq<=? ORDER BY seq", (after, min(upto, after + limit))))
     if len(rows) != min(upto - after, limit):
         raise HistoryTrimmed(f"the changes after seq {after} are gone")
     return rows
+
+
+def log_rows(db: apsw.Connection, clauses: str, bindings: tuple[Value, ...] = ()) -> Iterator[tuple[Value, ...]]:
+    """Log rows as `read_log` gives them, chosen by the SQL `clauses`: a WHERE and a total ORDER BY."""
+    widths, slots = _widths(db), slot_count(db)
+    for row in exact_rows(db, [*FACTS, *slot_names(slots)], f"FROM changelog {clauses}", bindings):
+        yield _filled(row, widths.get((row[4], row[7]), 0), slots)
 
 
 def _widths(db: apsw.Connection) -> dict[tuple[Value, Value], int]:

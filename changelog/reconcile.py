@@ -72,6 +72,7 @@ def _log_change(db: apsw.Connection, change: Explanation, before: Image, quiet_s
     tables = {t.name: t for t in capture_again(db, masks)}
     if _is_visible(change, before, after):
         text = {
+            "before": schema_list(before),  # replicas have it; as-of needs it when the rows before this one are trimmed
             "objects": schema_list(after),
             "tables": change.tables,
             "columns": change.columns,

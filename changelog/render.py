@@ -33,7 +33,7 @@ def as_change(row: Sequence[Any], columns: Columns, *, masked: bool) -> dict[str
     """
     facts = dict(zip(FACTS, row, strict=False))
     names = columns.get((facts["tbl"], facts["gen"]), [])
-    width, op, (new, old) = len(names), facts["op"], _sides(row, len(names))
+    width, op, (new, old) = len(names), facts["op"], sides(row, len(names))
     shown = [i for i, (_, pk, _) in enumerate(names) if op != "U" or pk or facts["chg"][i] == "1"]
 
     def side(taken: Iterable[int], given: Any) -> dict[str, Any]:
@@ -60,13 +60,13 @@ def newest_rows(found: Iterable[Sequence[Any]], columns: Columns, tables: Iterab
         if table not in data:
             continue
         names = columns.get((table, row[7]), [])
-        before, after = _identities(row, names)
+        before, after = identities(row, names)
         if before is not None:
             data[table].pop(before, None)
             deleted.setdefault(table, {})[before] = for_json(key)
         if after is not None:
             deleted.get(table, {}).pop(after, None)
-            data[table][after] = {name: for_json(v) for (name, _, _), v in zip(names, _sides(row, len(names))[0], strict=True)}
+            data[table][after] = {name: for_json(v) for (name, _, _), v in zip(names, sides(row, len(names))[0], strict=True)}
     return {
         "data": {name: list(kept.values()) for name, kept in data.items()},
         "counts": {name: len(kept) for name, kept in data.items()},
@@ -74,15 +74,15 @@ def newest_rows(found: Iterable[Sequence[Any]], columns: Columns, tables: Iterab
     }
 
 
-def _sides(row: Sequence[Any], width: int) -> tuple[Sequence[Any], Sequence[Any]]:
+def sides(row: Sequence[Any], width: int) -> tuple[Sequence[Any], Sequence[Any]]:
     """The new and the old values of a log row."""
     op, values = row[5], row[len(FACTS) :]
     return (values[:width] if op in ("I", "U") else ()), (values[width:] if op == "U" else values if op == "D" else ())
 
 
-def _identities(row: Sequence[Any], names: list[tuple[str, int, bool]]) -> tuple[Any, Any]:
+def identities(row: Sequence[Any], names: list[tuple[str, int, bool]]) -> tuple[Any, Any]:
     """What identifies the row before and after the change, None where there is none. The rowid where it is logged, the key else."""
-    new, old = _sides(row, len(names))
+    new, old = sides(row, len(names))
     if row[9] is not None or row[10] is not None:
         return row[10], row[9]
     key = [i for i, (_, pk, _) in enumerate(names) if pk]
