@@ -79,9 +79,10 @@ class Lineage:
         for seq, text in rows(db, "SELECT seq, n0 FROM changelog WHERE op='X' ORDER BY seq DESC"):
             change = json.loads(text)
             self.changes.append((seq, change))
+            past = names.before(change)
             self._masked |= names.masked(change["masks"])
-            names = names.before(change)
-            self._names.append(names)
+            self._names.append(past)
+            names = past
         self._names.reverse()
         self.changes.reverse()
 

@@ -1,0 +1,319 @@
+"""A row, a table or a whole database as it was right after some seq: out of the log and what is there now.
+
+A row that no change after that seq touched is what it is now. Of a row that was touched, the first change after the seq tells the whole
+row before it (what it did not change, it names as new values); rows are not undone one change after another, so what a BEFORE trigger hid
+from a later change does not matter. Where that is not enough the log before the seq is read too, backwards to the row's newest change:
+in tables with triggers of an application (a seq in the midst of a statement sees what was stored, not what the trigger left to be seen),
+for columns and tables that were dropped since, and for a row asked for across the birth of an epoch. Nothing is ever guessed: what
+neither side tells raises, naming it.
+
+What no log row tells is taken as it is now: AUTOINCREMENT counters, user_version, application_id. Virtual tables are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import apsw
+
+from changelog.connection import connect, one, rows
+from changelog.digest import row_names, table_rows
+from changelog.errors import BadRequest, DroverError, HistoryTrimmed, NotFound
+from changelog.lineage import Lineage, Names, Objects
+from changelog.log import head
+from changelog.reader import READ_ROWS, read_log
+from changelog.render import identities, sides
+from changelog.schema import Table, read_tables
+from changelog.values import RawText, Value
+
+Identity = tuple[Any, ...]
+Progress = Callable[[int, int], object]  # (log rows read, of how many)
+
+
+class CannotRebuild(DroverError):
+    """The log does not tell what is asked for."""
+
+
+@dataclass
+class Known:
+    """What the log tells of one row: its values by column number, or None where it was not there."""
+
+    values: dict[int, Value] | None
+    written: bool = False  # from a change before the seq: a column that it does not have was added since, and holds its default
+
+
+@dataclass
+class History:
+    """What the log tells of one table."""
+
+    after: dict[Identity, Known] = field(default_factory=dict)  # by the first change after the seq
+    before: dict[Identity, Known] = field(default_factory=dict)  # by the newest change up to it
+
+
+class Past:
+    """The database of `db`, within the caller's transaction, as it was right after `seq`. Raises HistoryTrimmed and BadRequest.
+
+    Only tables named in `only` (all if None) can be asked for then.
+    """
+
+    def __init__(self, db: apsw.Connection, seq: int, only: str | None = None, progress: Progress = lambda done, total: None) -> None:
+        self._db, self.seq, self._progress = db, seq, progress
+        self._head = head(db)
+        self._check_range()
+        self._lineage = Lineage(db)
+        self.objects, self.virtual = _without_virtual(self._lineage.schema_at(seq))
+        self.names: Names = self._lineage.at(seq)
+        self._rebirth = one(db, "SELECT min(seq) FROM changelog WHERE op='B' AND seq>?", (seq,))
+        self._birth = one(db, "SELECT max(seq) FROM changelog WHERE op='B' AND seq<=?", (seq,)) or 0
+        # What is there now says nothing about a time before the birth of an epoch.
+        self._present = {} if self._rebirth else {self._lineage.now.table(t.name): t for t in read_tables(db)}
+        self.tables = {t.name: t for t in _tables_of(self.objects)}
+        self._only = None if only is None else self._find(only).name
+        self._histories: dict[int, History] = {}
+        self._read_after()
+        self._read_before()
+
+    def table(self, name: str) -> Table:
+        """A table of that time, whatever the case of its name. Raises NotFound."""
+        return self._find(name)
+
+    def masked(self, table: Table) -> set[str]:
+        """The columns of this table that people are not to see."""
+        return {name for name, _, masked in self._lineage.slots(self.seq, table.name, table.gen) if masked}
+
+    def rows_of(self, table: Table) -> Iterator[dict[str, Value]]:
+        """All rows of a table, each as the values of its stored columns, and of the rowid where that is the key; a column that is missing
+        holds its default. Raises CannotRebuild."""
+        number = self.names.table(table.name)
+        self._check_complete(table, number)
+        history = self._histories.get(number, History())
+        present = self._present.get(number)
+        if present:
+            for identity, known in self._present_rows(present, number):
+                if identity not in history.after:
+                    yield self._row(table, identity, [known, history.before.get(identity)])
+        for identity in history.after if present else dict.fromkeys([*history.before, *history.after]):
+            found = [history.before.get(identity), history.after.get(identity)]
+            if _exists(found):
+                yield self._row(table, identity, found)
+
+    def row(self, table: Table, identity: Identity) -> dict[str, Value] | None:
+        """One row, or None where there was none. Raises CannotRebuild."""
+        number = self.names.table(table.name)
+        history, present = self._histories.get(number, History()), self._present.get(number)
+        found = [history.before.get(identity), history.after.get(identity)]
+        if found == [None, None]:
+            self._check_complete(table, number)
+            found += [next((known for key, known in self._present_rows(present, number) if key == identity), None)] if present else []
+        return self._row(table, identity, found) if _exists(found) else None
+
+    def identity_of(self, table: Table, row: dict[str, Value]) -> Identity:
+        """What tells this row from the others."""
+        if table.keyed_by_rowid:
+            return (row[table.rowid or ""],)
+        return _exact(tuple(row[c.name] for c in table.columns if c.pk))
+
+    def _check_range(self) -> None:
+        [(oldest, count)] = rows(self._db, "SELECT min(seq), count(*) FROM changelog WHERE seq>?", (self.seq,))
+        if self.seq > self._head:
+            raise BadRequest(f"seq {self.seq} is past the head, which is {self._head}")
+        if count != self._head - self.seq:
+            raise HistoryTrimmed(f"the log of this file begins at seq {oldest}: what was before seq {oldest - 1} is gone")
+
+    def _find(self, name: str) -> Table:
+        for table in self.tables.values():
+            if table.name.lower() == name.lower():
+                return table
+        raise NotFound(f"there was no table {name} at seq {self.seq}; there were {', '.join(self.tables) or 'none'}")
+
+    def _wanted(self) -> dict[int, Table]:
+        return {self.names.table(t.name): t for t in self.tables.values() if self._only in (None, t.name)}
+
+    def _read_after(self) -> None:
+        wanted = self._wanted()
+        for row in self._log(self.seq, (self._rebirth or self._head + 1) - 1):
+            number, columns, before, after = self._touched(row)
+            if number in wanted:
+                found = self._histories.setdefault(number, History()).after
+                if before is not None and before not in found:
+                    found[before] = Known(_before(row, columns))
+                if after is not None:
+                    found.setdefault(after, Known(None))
+
+    def _read_before(self) -> None:
+        """Backwards, until the newest change of each row is found that is looked for."""
+        wanted = self._looked_for()
+        pending = {n: set(self._histories[n].after) if n in self._histories else set() for n, every in wanted.items() if not every}
+        if not any(wanted.values()) and not any(pending.values()):
+            return
+        for row in self._log_backwards():
+            number, columns, before, after = self._touched(row)
+            if number not in wanted:
+                continue
+            found = self._histories.setdefault(number, History()).before
+            new = sides(row, len(columns))[0]
+            reached = Known(dict(zip(columns, new, strict=True)), written=True) if new else None
+            for identity, known in ((after, reached), (before, Known(None, written=True))):
+                if known is not None and identity is not None and identity not in found and (wanted[number] or identity in pending[number]):
+                    found[identity] = known
+                    pending.get(number, set()).discard(identity)
+            if not any(wanted.values()) and not any(pending.values()):
+                return
+
+    def _looked_for(self) -> dict[int, bool]:
+        """The tables for which the log before the seq is needed: for every row (True), or for those that were touched since (False)."""
+        triggered = self._triggered_since()
+        result = {}
+        for number, table in self._wanted().items():
+            if self._rebirth or number not in self._present or self._dropped(table, number):
+                result[number] = True
+            elif number in triggered:
+                result[number] = False
+        return result
+
+    def _triggered_since(self) -> set[int]:
+        seqs = [self.seq, *(seq for seq, _ in self._lineage.changes if seq > self.seq)]
+        found = set()
+        for seq in seqs:
+            by_name = {name.lower(): number for name, number in self._lineage.at(seq).tables.items()}
+            found |= {by_name.get(table.lower(), -1) for kind, _, table, _ in self._lineage.schema_at(seq) if kind == "trigger"}
+        return found
+
+    def _dropped(self, table: Table, number: int) -> list[str]:
+        """The columns of this table that are no more."""
+        present = self._present.get(number)
+        now = {self._lineage.now.column(number, c.name) for c in present.columns} if present else set()
+        return [c.name for c in table.columns if present and self.names.column(number, c.name) not in now]
+
+    def _touched(self, row: tuple[Value, ...]) -> tuple[int, list[int], Identity | None, Identity | None]:
+        """The table of a log row, its columns, and the row before and after the change; table -1 for a row that is no change of one."""
+        if row[5] not in ("I", "U", "D"):
+            return -1, [], None, None
+        seq = int(str(row[0]))
+        slots, names = self._lineage.slots(seq, row[4], row[7]), self._lineage.at(seq)
+        number = names.table(str(row[4]))
+        before, after = identities(row, slots)
+        return number, [names.column(number, name) for name, _, _ in slots], _wrapped(before), _wrapped(after)
+
+    def _present_rows(self, table: Table, number: int) -> Iterator[tuple[Identity, Known]]:
+        names = row_names(table)
+        first = len(names) - len(table.columns)
+        columns = [self._lineage.now.column(number, c.name) for c in table.columns]
+        for row in table_rows(self._db, table):
+            values = dict(zip(columns, row[first:], strict=True))
+            identity = (row[0],) if table.keyed_by_rowid else _exact(tuple(row[i + first] for i, c in enumerate(table.columns) if c.pk))
+            yield identity, Known(values)
+
+    def _row(self, table: Table, identity: Identity, found: Iterable[Known | None]) -> dict[str, Value]:
+        """The values of one row, each from the first that has it."""
+        number = self.names.table(table.name)
+        sources = [known for known in found if known and known.values is not None]
+        row: dict[str, Value] = {table.rowid or "": identity[0]} if table.keyed_by_rowid else {}
+        for column in table.columns:
+            key = self.names.column(number, column.name)
+            for known in sources:
+                if known.values is not None and key in known.values:
+                    row[column.name] = known.values[key]
+                    break
+            else:
+                if not any(known.written for known in sources):
+                    raise CannotRebuild(self._lost_column(table, column.name))
+        return row
+
+    def _check_complete(self, table: Table, number: int) -> None:
+        """Raises CannotRebuild unless every row of the table is told by the log, or there now."""
+        if self._born(number):
+            return
+        if self._rebirth:
+            raise CannotRebuild(
+                f"table {table.name}: a new epoch began at seq {self._rebirth} ({self._at(self._rebirth)}), and what was written"
+                f" unseen before it is not in the log; before seq {self._rebirth} only single rows that were changed can be rebuilt (--key)"
+            )
+        if number not in self._present:
+            raise CannotRebuild(self._lost_table(table, number))
+
+    def _born(self, number: int) -> bool:
+        """Whether the whole life of a table stands in the log, from its creation to the seq."""
+        for seq, change in self._lineage.changes:
+            if self._birth < seq <= self.seq and number not in self._lineage.at(seq - 1).tables.values():
+                created = number in self._lineage.at(seq).tables.values()
+                if created and number not in [self._lineage.at(seq).tables[name] for name in change["tables"]]:
+                    return True
+        return False
+
+    def _lost_table(self, table: Table, number: int) -> str:
+        for seq, _ in self._lineage.changes:
+            if seq > self.seq and number not in self._lineage.at(seq).tables.values():
+                return (
+                    f"table {table.name}: it was dropped by seq {seq} ({self._at(seq)}), and the log does not go back to"
+                    " its creation, so that it does not hold all of its rows; single rows that were changed can be rebuilt (--key)"
+                )
+        return f"table {table.name}: it is not there any more, and the log does not say what became of it"
+
+    def _lost_column(self, table: Table, column: str) -> str:
+        number = self.names.table(table.name)
+        for seq, _ in self._lineage.changes:
+            if seq > self.seq and self.names.column(number, column) not in self._lineage.at(seq).columns.get(number, {}).values():
+                return (
+                    f"column {table.name}.{column}: it was dropped by seq {seq} ({self._at(seq)}), and there are rows whose"
+                    " value in it stands nowhere in the log"
+                )
+        return f"column {table.name}.{column}: there are rows whose value in it stands nowhere in the log"
+
+    def _at(self, seq: int) -> str:
+        return one(self._db, "SELECT at FROM changelog WHERE seq=?", (seq,))
+
+    def _log(self, after: int, upto: int) -> Iterator[tuple[Value, ...]]:
+        for start in range(after, upto, READ_ROWS):
+            self._progress(start - after, upto - after)
+            yield from read_log(self._db, start, min(upto, start + READ_ROWS))
+
+    def _log_backwards(self) -> Iterator[tuple[Value, ...]]:
+        oldest = max(self._birth, one(self._db, "SELECT min(seq) FROM changelog") - 1)
+        for end in range(self.seq, oldest, -READ_ROWS):
+            self._progress(self.seq - end, self.seq - oldest)
+            yield from reversed(read_log(self._db, max(oldest, end - READ_ROWS), end))
+
+
+def _before(row: tuple[Value, ...], columns: list[int]) -> dict[int, Value] | None:
+    """The whole row before an update or a delete, by column number: what an update did not change stands among the new values."""
+    new, old = sides(row, len(columns))
+    if row[5] == "U":
+        changed = str(row[8])
+        old = [o if changed[i] == "1" else n for i, (n, o) in enumerate(zip(new, old, strict=True))]
+    return dict(zip(columns, old, strict=True))
+
+
+def _exists(found: Iterable[Known | None]) -> bool:
+    """Whether the row was there: the first that knows it says so."""
+    return next((known.values is not None for known in found if known), False)
+
+
+def _wrapped(identity: Any) -> Identity | None:
+    return identity if identity is None else _exact(identity) if isinstance(identity, tuple) else (identity,)
+
+
+def _exact(identity: Identity) -> Identity:
+    """Hashed apart: a blob and a text of the same bytes, which are two keys."""
+    return tuple(("text", bytes(v)) if type(v) is RawText else v for v in identity)
+
+
+def _without_virtual(objects: Objects) -> tuple[Objects, list[str]]:
+    """A schema without its virtual tables and what belongs to them, and their names."""
+    virtual = [name for kind, name, _, sql in objects if kind == "table" and re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE)]
+    gone = {name for kind, name, _, _ in objects if kind == "table" and (name in virtual or any(name.startswith(f"{v}_") for v in virtual))}
+    return [o for o in objects if o[2] not in gone and o[1] not in gone], virtual
+
+
+def _tables_of(objects: Objects) -> list[Table]:
+    db = connect(":memory:", create=True, scratch=True)
+    try:
+        for kind, _, _, sql in objects:
+            if kind == "table":
+                db.execute(sql)
+        return read_tables(db)
+    finally:
+        db.close()
