@@ -15,7 +15,7 @@ from changelog.errors import NotAPrimary, Unavailable
 from changelog.install import reconcile, schema_moved
 from changelog.log import head
 from changelog.position import Position
-from changelog.reader import READ_ROWS, frame_header, read_log
+from changelog.reader import READ_ROWS, check_position, frame_header, read_log
 from changelog.values import Value
 from changelog.wire import Header, encode_frame
 
@@ -74,13 +74,13 @@ class Primary:
         """The header and the rows that lead a replica from `after` to `upto`, or to the newest commit.
 
         With `limit` the rows may stop short of it: a page. The rows are read as they are taken, each run in a snapshot of its own.
-        Raises PositionMismatch and HistoryTrimmed.
+        Raises PositionMismatch and HistoryTrimmed, also while the rows are read.
         """
         with self.snapshot() as db:
             header = frame_header(db, after, upto)
             last = header.upto if limit is None else min(header.upto, after.seq + limit)
             first = read_log(db, after.seq, last)
-        return header, self._rows(first, last)
+        return header, self._rows(header.epoch, first, last)
 
     def encoded_frame(self, after: Position, upto: int | None = None, limit: int | None = None) -> tuple[Header, Iterator[bytes]]:
         """The same as bytes of the wire."""
@@ -107,16 +107,17 @@ class Primary:
         for _, db in idle:
             db.close()
 
-    def _rows(self, first: list[tuple[Value, ...]], last: int) -> Rows:
+    def _rows(self, epoch: str, first: list[tuple[Value, ...]], last: int) -> Rows:
         rows = first
         while rows:
             yield from rows
-            seq = int(str(rows[-1][0]))
+            seq, nonce = int(str(rows[-1][0])), int(str(rows[-1][2]))
             if seq >= last:
                 return
             file, db = self._take()
             try:
                 with db:
+                    check_position(db, Position(epoch, seq, nonce))  # the file may have been replaced since the last run
                     rows = read_log(db, seq, last, READ_ROWS)
             finally:
                 self._give_back(file, db)
