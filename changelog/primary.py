@@ -21,6 +21,7 @@ from changelog.wire import Header, encode_frame
 
 IDLE_CONNECTIONS = 4
 RECONCILE_TRIES = 3  # somebody may be in the middle of a migration of many statements
+CLOSE_TIMEOUT = 1.0  # s
 POLL = 0.01  # s between looks at data_version while somebody waits
 
 Rows = Iterator[tuple[Value, ...]]
@@ -176,10 +177,12 @@ class CommitWatcher:
                 self._waiting -= 1
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Let everybody go, and close the file."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(CLOSE_TIMEOUT)
 
     def _moved_past(self, seq: int) -> bool:
         db = connect(self._path, readonly=True)
