@@ -17,10 +17,10 @@ def head(db: apsw.Connection) -> int:
 
 @contextmanager
 def signed(db: apsw.Connection, actor: str) -> Iterator[None]:
-    """Within an open transaction: the changes that the block writes get `actor`, those before and after it do not.
+    """Within an open transaction: the changes that the block writes get `actor`, those before and after it, and those signed in it, do not.
 
     A context row that the triggers would read costs 4 KB of WAL a commit and mislabels everybody when somebody forgets to clear it.
     """
     before = head(db)
     yield
-    db.execute("UPDATE changelog SET actor=? WHERE seq>?", (actor, before))
+    db.execute("UPDATE changelog SET actor=? WHERE seq>? AND actor IS NULL", (actor, before))

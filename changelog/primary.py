@@ -15,13 +15,14 @@ from changelog.errors import NotAPrimary, Unavailable
 from changelog.install import schema_moved
 from changelog.log import head
 from changelog.position import Position
-from changelog.reader import READ_ROWS, frame_header, read_log
+from changelog.reader import READ_ROWS, check_position, frame_header, read_log
 from changelog.reconcile import reconcile
 from changelog.values import Value
 from changelog.wire import Header, encode_frame
 
 IDLE_CONNECTIONS = 4
 RECONCILE_TRIES = 3  # somebody may be in the middle of a migration of many statements
+CLOSE_TIMEOUT = 1.0  # s
 POLL = 0.01  # s between looks at data_version while somebody waits
 
 Rows = Iterator[tuple[Value, ...]]
@@ -72,13 +73,13 @@ class Primary:
         """The header and the rows that lead a replica from `after` to `upto`, or to the newest commit.
 
         With `limit` the rows may stop short of it: a page. The rows are read as they are taken, each run in a snapshot of its own.
-        Raises PositionMismatch and HistoryTrimmed.
+        Raises PositionMismatch and HistoryTrimmed, also while the rows are read.
         """
         with self.snapshot() as db:
             header = frame_header(db, after, upto)
             last = header.upto if limit is None else min(header.upto, after.seq + limit)
             first = read_log(db, after.seq, last)
-        return header, self._rows(first, last)
+        return header, self._rows(header.epoch, first, last)
 
     def encoded_frame(self, after: Position, upto: int | None = None, limit: int | None = None) -> tuple[Header, Iterator[bytes]]:
         """The same as bytes of the wire."""
@@ -113,16 +114,17 @@ class Primary:
         finally:
             db.close()
 
-    def _rows(self, first: list[tuple[Value, ...]], last: int) -> Rows:
+    def _rows(self, epoch: str, first: list[tuple[Value, ...]], last: int) -> Rows:
         rows = first
         while rows:
             yield from rows
-            seq = int(str(rows[-1][0]))
+            seq, nonce = int(str(rows[-1][0])), int(str(rows[-1][2]))
             if seq >= last:
                 return
             file, db = self._take()
             try:
                 with db:
+                    check_position(db, Position(epoch, seq, nonce))  # the file may have been replaced since the last run
                     rows = read_log(db, seq, last, READ_ROWS)
             finally:
                 self._give_back(file, db)
@@ -181,10 +183,12 @@ class CommitWatcher:
                 self._waiting -= 1
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Let everybody go, and close the file."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(CLOSE_TIMEOUT)
 
     def _moved_past(self, seq: int) -> bool:
         db = connect(self._path, readonly=True)

@@ -23,8 +23,8 @@ def check_position(db: apsw.Connection, position: Position) -> None:
 
     Raises PositionMismatch (facts: epoch, head, oldest, and whether our history descends from that epoch) or HistoryTrimmed.
     """
-    epoch, oldest = epoch_of(db), one(db, "SELECT min(seq) FROM changelog")
-    head = one(db, "SELECT max(seq) FROM changelog")
+    now = Position.of_head(db)
+    epoch, head, oldest = now.epoch, now.seq, one(db, "SELECT min(seq) FROM changelog")
     facts = {"epoch": epoch, "oldest": oldest, "head": head, "descends": descends(db, position.epoch)}
     if position.epoch != epoch:
         raise PositionMismatch(f"the epoch is {epoch} now, not {position.epoch}", **facts)

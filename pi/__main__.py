@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import apsw
 import click
 from flask import Flask
 
+from changelog.connection import connect
 from changelog.errors import ConfigError, DroverError
 from changelog.node.logs import start_logging
 from changelog.node.runner import Role, Service
@@ -73,8 +75,10 @@ class OpenFiles:
         """They are open already."""
 
     def stop(self) -> None:
-        """Close both, so that no -wal stays behind."""
+        """Close both, so that no -wal stays behind: the last connection to close removes it, if it may write."""
         self.primary.close()
+        with contextlib.suppress(DroverError):
+            connect(self.primary.path).close()
         self.keys.close()
 
 

@@ -195,7 +195,8 @@ def with_setting(text: str, name: str, value: str) -> str:
         for number, line in enumerate(lines):
             if line.startswith(start):
                 _, mark, comment = line.partition(" #")
-                lines[number] = f"{name}={value}{' ' * bool(mark)}{mark}{comment}"
+                # The comment goes above: what stands behind `=` is the value alone, for `cut -d= -f2` as well.
+                lines[number] = f"#{comment}\n{name}={value}" if mark else f"{name}={value}"
                 return "\n".join(lines) + "\n"
     return "\n".join([*lines, f"{name}={value}"]) + "\n"
 

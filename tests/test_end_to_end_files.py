@@ -94,6 +94,17 @@ def test_a_lost_or_damaged_replica_is_whole_again_by_itself_while_the_server_run
     farm.assert_identical()
 
 
+def test_a_lost_replica_is_whole_again_in_time_with_the_interval_that_nobody_changed(farm: Farm) -> None:
+    del farm.server.settings["DB_SYNC_INTERVAL"]
+    farm.fill(500)
+    farm.start()
+    with PageWatch(farm, farm.login(), "BATCH001") as watch:
+        remove(farm.server.database)
+        farm.assert_identical(SELF_HEALED)
+    assert not watch.wrong, watch.wrong[:2]
+    assert farm.status()["sync_interval"] == 10
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_lost_or_damaged_replica_is_whole_again_by_itself_after_a_start(filled_farm: Farm, damage: Damage) -> None:
     farm = filled_farm

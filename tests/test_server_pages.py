@@ -29,6 +29,7 @@ ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}
 class ToldToResync:
     """Stands for the sync service, which needs a Pi: keeps what it was asked."""
 
+    running: bool = True
     reasons: list[str] = field(default_factory=list)
 
     def request_resync(self, reason: str) -> None:
