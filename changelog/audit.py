@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def changes(db: apsw.Connection, chosen: Chosen, after: int = 0) -> Iterator[dic
 
 def line(change: dict[str, Any]) -> str:
     """A change on one line."""
-    table, key = change["table"] or "", "" if change["op"] in ("X", "B") else _shown(change["key"])
+    table, key = change["table"] or "", "" if change["op"] in ("X", "B") else _shown_key(change["key"])
     what = change["key"] if change["op"] == "X" else f"epoch {change['key']} begins" if change["op"] == "B" else _columns(change)
     text = f"{change['seq']:>7}  {change['at']}  {change['actor'] or UNKNOWN}  {change['op']} {table} {key}".rstrip()
     return printable(f"{text}  {what}")
@@ -177,6 +178,8 @@ def keys(text: str) -> list[Any]:
             found.append(kind(text))
         except ValueError:
             continue
+    if re.fullmatch(r"x'([0-9a-f]{2})*'", text):
+        found.append(bytes.fromhex(text[2:-1]))
     return [v for v in found if not isinstance(v, int) or -(2**63) <= v < 2**63]
 
 
@@ -196,16 +199,21 @@ def _column_condition(db: apsw.Connection, column: str) -> tuple[str, Sequence[A
 def _columns(change: dict[str, Any]) -> str:
     old, new, op = change["old"], change["new"], change["op"]
     if op != "U":
-        return ", ".join(f"{name}={_shown(value)}" for name, value in (new or old).items() if value is not None)
+        return ", ".join(f"{name}={shown(value)}" for name, value in (new or old).items() if value is not None)
     key_only = [name for name in old if not _moved(old[name], new[name])]
-    return ", ".join(f"{name}: {_shown(old[name])} -> {_shown(new[name])}" for name in old if name not in key_only) or "nothing changed"
+    return ", ".join(f"{name}: {shown(old[name])} -> {shown(new[name])}" for name in old if name not in key_only) or "nothing changed"
 
 
 def _moved(old: Any, new: Any) -> bool:
     return json.dumps(old) != json.dumps(new) or old == "***"
 
 
-def _shown(value: Any) -> str:
+def _shown_key(key: Any) -> str:
+    """A key as `--key` takes it."""
+    return key if isinstance(key, str) else shown(key)
+
+
+def shown(value: Any) -> str:
     """A value as it stands on a line."""
     if isinstance(value, dict):
         [(kind, text)] = value.items()

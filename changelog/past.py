@@ -13,7 +13,7 @@ What no log row tells is taken as it is now: AUTOINCREMENT counters, user_versio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,30 @@ class Past:
             self._check_complete(table, number)
             found += [next((known for key, known in self._present_rows(present, number) if key == identity), None)] if present else []
         return self._row(table, identity, found) if _exists(found) else None
+
+    def rows_with_key(self, table: Table, text: str, values: Sequence[Value]) -> Iterator[dict[str, Value]]:
+        """The rows whose key people read as `text`, or, where it is one column, as one of `values`. Raises CannotRebuild."""
+        key = [c.name for c in table.primary_key]
+        if table.keyed_by_rowid and key:  # two rows may have one key: NULL, or what only the rowid tells apart
+            for row in self.rows_of(table):
+                if row[key[0]] in values if len(key) == 1 else self._quoted(row, key) == text:
+                    yield row
+        elif len(key) > 1:
+            places = [c.name for c in table.columns if c.pk]
+            history = self._histories.get(self.names.table(table.name), History())
+            known = {*history.before, *history.after}
+            if not self._rebirth:
+                present = self._present.get(self.names.table(table.name))
+                known |= {identity for identity, _ in self._present_rows(present, 0)} if present else set()
+            for identity in known:
+                if self._quoted(dict(zip(places, identity, strict=True)), key) == text:
+                    yield from filter(None, [self.row(table, identity)])
+        else:
+            yield from filter(None, (self.row(table, (value,)) for value in dict.fromkeys(values)))
+
+    def _quoted(self, row: Mapping[str, Any], key: list[str]) -> str:
+        """A key of several columns as the log shows it."""
+        return one(self._db, "SELECT " + "||','||".join("quote(?)" for _ in key), tuple(row[name] for name in key))
 
     def identity_of(self, table: Table, row: dict[str, Value]) -> Identity:
         """What tells this row from the others."""

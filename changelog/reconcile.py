@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import apsw
 
@@ -16,6 +17,8 @@ from changelog.schema import Table, identifier, read_tables, schema_hash
 from changelog.triggers import KEEP_IMAGE, log_added_columns, log_all_rows, log_ddl
 
 logger = logging.getLogger(__name__)
+
+_DDL = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*(CREATE|ALTER|DROP)\b", re.IGNORECASE | re.DOTALL)
 
 
 def reconcile(db: apsw.Connection, quiet_since: int | None = None) -> bool:
@@ -40,16 +43,17 @@ def reconcile(db: apsw.Connection, quiet_since: int | None = None) -> bool:
     return True
 
 
-def run_ddl(db: apsw.Connection, sql: str) -> None:
+def run_ddl(db: apsw.Connection, sql: str) -> str | None:
     """Run one statement that our triggers stand in the way of, such as DROP COLUMN, and log it.
 
-    Raises BadRequest for what is no DDL, and what SQLite raises; then nothing has happened.
+    Returns why a new epoch began instead, or None. Raises BadRequest for what is not one CREATE, ALTER or DROP, and what SQLite raises;
+    then nothing has happened.
     """
     reconcile(db)
     with db:
         drop_triggers(db)
         before = Image.of(db)
-        db.execute(sql)
+        _run_one(db, sql)
         after = Image.of(db)
         if after.version == before.version:
             raise BadRequest("this statement changes no schema: write rows as ever, in any program")
@@ -58,6 +62,25 @@ def run_ddl(db: apsw.Connection, sql: str) -> None:
         except Unexplained as exc:
             logger.warning("The schema changed, and a new epoch begins: %s", exc)
             begin_epoch(db, None)
+            return str(exc)
+    return None
+
+
+def _run_one(db: apsw.Connection, sql: str) -> None:
+    """Run what must be one statement of DDL: rows that another one wrote would not be captured, and a COMMIT would leave it so."""
+    seen: list[str] = []
+
+    def look(cursor: apsw.Cursor, statement: str, bindings: object) -> bool:
+        seen.append(statement)
+        if len(seen) > 1 or not _DDL.match(statement):
+            raise BadRequest("one CREATE, ALTER or DROP at a time: our triggers are away while it runs; all else can be run in any program")
+        return True
+
+    cursor = db.cursor()
+    cursor.exec_trace = look
+    cursor.execute(sql).fetchall()
+    if not seen:
+        raise BadRequest("there is no statement in it")
 
 
 def _log_change(db: apsw.Connection, change: Explanation, before: Image, quiet_since: int | None) -> None:

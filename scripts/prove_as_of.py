@@ -177,7 +177,8 @@ def main(count: int, seed: int | None) -> None:
                     failed += 1
                     click.echo(f"history {number}, seq {seq}:\n  " + ";\n  ".join([*history.story, problem]))
             number += 1
-    click.echo(f"{number - first} histories from seed {first}: {counts['rebuilt']} positions rebuilt, {counts['refused']} refused, {failed} failed")
+    click.echo(f"{number - first} histories from seed {first}")
+    click.echo(f"{counts['rebuilt']} positions rebuilt, {counts['refused']} refused, {failed} failed")
     sys.exit(1 if failed else 0)
 
 

@@ -1,0 +1,115 @@
+"""A replica made or advanced from another file, by the wire and the replay that the server uses.
+
+The one road out of doubt is the same too: whatever does not fit, a snapshot follows. But a file that is no replica of this primary is
+somebody else's, and stays unless the caller says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from changelog.audit import is_replica
+from changelog.bootstrap import copy_over, empty_wal, fit_out, put_in_place
+from changelog.connection import connect
+from changelog.errors import BadRequest, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, Stranger
+from changelog.position import Position
+from changelog.primary import Primary
+from changelog.reader import descends
+from changelog.replay import connect_replica, position_of, replay
+from changelog.wire import decode_frame, encode_frame
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What one pull did. `before` is None where there was no replica; `reason` says why a snapshot was taken, "" after a replay."""
+
+    before: Position | None
+    after: Position
+    reason: str
+
+    @property
+    def changes(self) -> int:
+        """How many changes further the replica is."""
+        return self.after.seq - (self.before.seq if self.before else 0)
+
+
+def pull(source: Primary, target: Path, overwrite: bool = False) -> Pulled:
+    """Bring the replica at `target` to the newest commit of `source`, making it where there is none.
+
+    Raises Stranger when the file at `target` is no replica of this primary, unless `overwrite`, and BadRequest when it is the primary.
+    """
+    if target.exists() and source.path.exists() and os.path.samefile(source.path, target):
+        raise BadRequest("SOURCE and TARGET are the same file")
+    before, doubt = _look_at(source, target, overwrite)
+    if before is not None and not doubt:
+        try:
+            return Pulled(before, _advance(source, target, before), "")
+        except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
+            doubt = exc.message
+    return Pulled(before, _bootstrap(source, target), doubt)
+
+
+def _look_at(source: Primary, target: Path, overwrite: bool) -> tuple[Position | None, str]:
+    """Where the replica is, and why it cannot go on from there, if it cannot."""
+    if not target.exists():
+        return None, "there was no replica"
+    try:
+        db = connect_replica(target)
+    except DamagedFile as exc:
+        if not overwrite:
+            raise Stranger(f"{target} is there and is no replica ({exc.message}): it is left alone; to replace it, add --yes") from exc
+        return None, f"what was there was no replica: {exc.message}"
+    try:
+        position, follows = position_of(db), is_replica(db)
+    finally:
+        db.close()
+    with source.snapshot() as db:
+        ours = follows and descends(db, position.epoch)
+        epoch = Position.of_head(db).epoch
+    if not ours and not overwrite:
+        what = f"follows another primary (epoch {position.epoch}, and this one has {epoch})" if follows else "is a primary itself"
+        raise Stranger(f"{target} {what}: it is left alone; to replace it, add --yes")
+    if not ours:
+        return position, "what was there followed another primary"
+    return position, "" if position.epoch == epoch else f"a new epoch has begun: {epoch}"
+
+
+def _advance(source: Primary, target: Path, before: Position) -> Position:
+    header, found = source.frame(before)
+    db = connect_replica(target)
+    try:
+        return replay(db, *decode_frame(encode_frame(header, found)))
+    finally:
+        db.close()
+
+
+def _bootstrap(source: Primary, target: Path) -> Position:
+    incoming = target.with_name(f"{target.name}.incoming")
+    try:
+        source.copy_to(incoming)
+        position = fit_out(incoming, None)
+        if not _copied_over(incoming, target):
+            empty_wal(target)
+            put_in_place(incoming, target.absolute())
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{incoming}{suffix}").unlink(missing_ok=True)
+    return position
+
+
+def _copied_over(incoming: Path, target: Path) -> bool:
+    """Whether the snapshot went into the replica that is there, its readers undisturbed."""
+    try:
+        db = connect(target, checkpoints=True)
+    except DamagedFile:
+        return False
+    try:
+        return copy_over(incoming, db)
+    except apsw.Error:
+        return False
+    finally:
+        db.close()
