@@ -29,8 +29,8 @@ DROP VIEW IF EXISTS changelog_audit;
 CREATE VIEW changelog_audit AS SELECT l.seq, l.at, coalesce(l.actor,'unknown writer') AS actor, l.tbl, l.op, l.key, c.col,
   CASE WHEN c.mask AND CASE c.pos WHEN 0 THEN l.o0 WHEN 1 THEN l.o1 WHEN 2 THEN l.o2 WHEN 3 THEN l.o3 WHEN 4 THEN l.o4 WHEN 5 THEN l.o5 WHEN 6 THEN l.o6 WHEN 7 THEN l.o7 WHEN 8 THEN l.o8 WHEN 9 THEN l.o9 WHEN 10 THEN l.o10 WHEN 11 THEN l.o11 WHEN 12 THEN l.o12 WHEN 13 THEN l.o13 WHEN 14 THEN l.o14 WHEN 15 THEN l.o15 END IS NOT NULL THEN '***' ELSE CASE c.pos WHEN 0 THEN l.o0 WHEN 1 THEN l.o1 WHEN 2 THEN l.o2 WHEN 3 THEN l.o3 WHEN 4 THEN l.o4 WHEN 5 THEN l.o5 WHEN 6 THEN l.o6 WHEN 7 THEN l.o7 WHEN 8 THEN l.o8 WHEN 9 THEN l.o9 WHEN 10 THEN l.o10 WHEN 11 THEN l.o11 WHEN 12 THEN l.o12 WHEN 13 THEN l.o13 WHEN 14 THEN l.o14 WHEN 15 THEN l.o15 END END AS old,
   CASE WHEN c.mask AND CASE c.pos WHEN 0 THEN l.n0 WHEN 1 THEN l.n1 WHEN 2 THEN l.n2 WHEN 3 THEN l.n3 WHEN 4 THEN l.n4 WHEN 5 THEN l.n5 WHEN 6 THEN l.n6 WHEN 7 THEN l.n7 WHEN 8 THEN l.n8 WHEN 9 THEN l.n9 WHEN 10 THEN l.n10 WHEN 11 THEN l.n11 WHEN 12 THEN l.n12 WHEN 13 THEN l.n13 WHEN 14 THEN l.n14 WHEN 15 THEN l.n15 END IS NOT NULL THEN '***' ELSE CASE c.pos WHEN 0 THEN l.n0 WHEN 1 THEN l.n1 WHEN 2 THEN l.n2 WHEN 3 THEN l.n3 WHEN 4 THEN l.n4 WHEN 5 THEN l.n5 WHEN 6 THEN l.n6 WHEN 7 THEN l.n7 WHEN 8 THEN l.n8 WHEN 9 THEN l.n9 WHEN 10 THEN l.n10 WHEN 11 THEN l.n11 WHEN 12 THEN l.n12 WHEN 13 THEN l.n13 WHEN 14 THEN l.n14 WHEN 15 THEN l.n15 END END AS new
-  FROM changelog l CROSS JOIN changelog_cols c ON c.tbl=l.tbl AND c.gen=l.gen
-  WHERE l.op<>'U' OR substr(l.chg,c.pos+1,1)='1';
+  FROM changelog l LEFT JOIN changelog_cols c ON c.tbl=l.tbl AND c.gen=l.gen
+  WHERE l.op IN ('I','D','X') OR (l.op='U' AND substr(l.chg,c.pos+1,1)='1');
 INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('batches',34197735286416,0,'id',1,0),('batches',34197735286416,1,'batch_number',0,0),('batches',34197735286416,2,'induction_date',0,0),('batches',34197735286416,3,'source',0,0),('batches',34197735286416,4,'source_type',0,0),('batches',34197735286416,5,'notes',0,0),('batches',34197735286416,6,'created_at',0,0),('batches',34197735286416,7,'updated_at',0,0);
 DROP VIEW IF EXISTS "changelog_of_batches";
 CREATE VIEW "changelog_of_batches" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
@@ -43,6 +43,90 @@ CREATE VIEW "changelog_of_batches" AS SELECT seq, at, coalesce(actor,'unknown wr
   n6 AS "created_at", o6 AS "old_created_at",
   n7 AS "updated_at", o7 AS "old_updated_at"
   FROM changelog WHERE tbl='batches' AND gen=34197735286416;
+INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('cattle',177051181273382,0,'id',1,0),('cattle',177051181273382,1,'batch_id',0,0),('cattle',177051181273382,2,'cattle_id',0,0),('cattle',177051181273382,3,'sex',0,0),('cattle',177051181273382,4,'weight',0,0),('cattle',177051181273382,5,'health_status',0,0),('cattle',177051181273382,6,'lf_tag',0,0),('cattle',177051181273382,7,'uhf_tag',0,0),('cattle',177051181273382,8,'pen_id',0,0),('cattle',177051181273382,9,'notes',0,0),('cattle',177051181273382,10,'status',0,0),('cattle',177051181273382,11,'induction_date',0,0),('cattle',177051181273382,12,'created_at',0,0),('cattle',177051181273382,13,'updated_at',0,0);
+DROP VIEW IF EXISTS "changelog_of_cattle";
+CREATE VIEW "changelog_of_cattle" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
+  n0 AS "id", o0 AS "old_id",
+  n1 AS "batch_id", o1 AS "old_batch_id",
+  n2 AS "cattle_id", o2 AS "old_cattle_id",
+  n3 AS "sex", o3 AS "old_sex",
+  n4 AS "weight", o4 AS "old_weight",
+  n5 AS "health_status", o5 AS "old_health_status",
+  n6 AS "lf_tag", o6 AS "old_lf_tag",
+  n7 AS "uhf_tag", o7 AS "old_uhf_tag",
+  n8 AS "pen_id", o8 AS "old_pen_id",
+  n9 AS "notes", o9 AS "old_notes",
+  n10 AS "status", o10 AS "old_status",
+  n11 AS "induction_date", o11 AS "old_induction_date",
+  n12 AS "created_at", o12 AS "old_created_at",
+  n13 AS "updated_at", o13 AS "old_updated_at"
+  FROM changelog WHERE tbl='cattle' AND gen=177051181273382;
+INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('lora_payload_buffer',276577111158752,0,'id',1,0),('lora_payload_buffer',276577111158752,1,'raw_payload',0,0),('lora_payload_buffer',276577111158752,2,'source_type',0,0),('lora_payload_buffer',276577111158752,3,'batch_number',0,0),('lora_payload_buffer',276577111158752,4,'lf_tag',0,0),('lora_payload_buffer',276577111158752,5,'uhf_tag',0,0),('lora_payload_buffer',276577111158752,6,'status',0,0),('lora_payload_buffer',276577111158752,7,'batch_id',0,0),('lora_payload_buffer',276577111158752,8,'error_message',0,0),('lora_payload_buffer',276577111158752,9,'received_at',0,0),('lora_payload_buffer',276577111158752,10,'processed_at',0,0),('lora_payload_buffer',276577111158752,11,'rssi',0,0),('lora_payload_buffer',276577111158752,12,'snr',0,0),('lora_payload_buffer',276577111158752,13,'times_received',0,0),('lora_payload_buffer',276577111158752,14,'created_at',0,0),('lora_payload_buffer',276577111158752,15,'updated_at',0,0);
+DROP VIEW IF EXISTS "changelog_of_lora_payload_buffer";
+CREATE VIEW "changelog_of_lora_payload_buffer" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
+  n0 AS "id", o0 AS "old_id",
+  n1 AS "raw_payload", o1 AS "old_raw_payload",
+  n2 AS "source_type", o2 AS "old_source_type",
+  n3 AS "batch_number", o3 AS "old_batch_number",
+  n4 AS "lf_tag", o4 AS "old_lf_tag",
+  n5 AS "uhf_tag", o5 AS "old_uhf_tag",
+  n6 AS "status", o6 AS "old_status",
+  n7 AS "batch_id", o7 AS "old_batch_id",
+  n8 AS "error_message", o8 AS "old_error_message",
+  n9 AS "received_at", o9 AS "old_received_at",
+  n10 AS "processed_at", o10 AS "old_processed_at",
+  n11 AS "rssi", o11 AS "old_rssi",
+  n12 AS "snr", o12 AS "old_snr",
+  n13 AS "times_received", o13 AS "old_times_received",
+  n14 AS "created_at", o14 AS "old_created_at",
+  n15 AS "updated_at", o15 AS "old_updated_at"
+  FROM changelog WHERE tbl='lora_payload_buffer' AND gen=276577111158752;
+INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('pair_history',227324880745668,0,'id',1,0),('pair_history',227324880745668,1,'cattle_id',0,0),('pair_history',227324880745668,2,'lf_tag',0,0),('pair_history',227324880745668,3,'uhf_tag',0,0),('pair_history',227324880745668,4,'paired_at',0,0),('pair_history',227324880745668,5,'unpaired_at',0,0),('pair_history',227324880745668,6,'updated_by',0,0),('pair_history',227324880745668,7,'created_at',0,0),('pair_history',227324880745668,8,'updated_at',0,0);
+DROP VIEW IF EXISTS "changelog_of_pair_history";
+CREATE VIEW "changelog_of_pair_history" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
+  n0 AS "id", o0 AS "old_id",
+  n1 AS "cattle_id", o1 AS "old_cattle_id",
+  n2 AS "lf_tag", o2 AS "old_lf_tag",
+  n3 AS "uhf_tag", o3 AS "old_uhf_tag",
+  n4 AS "paired_at", o4 AS "old_paired_at",
+  n5 AS "unpaired_at", o5 AS "old_unpaired_at",
+  n6 AS "updated_by", o6 AS "old_updated_by",
+  n7 AS "created_at", o7 AS "old_created_at",
+  n8 AS "updated_at", o8 AS "old_updated_at"
+  FROM changelog WHERE tbl='pair_history' AND gen=227324880745668;
+INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('pens',220512822521283,0,'id',1,0),('pens',220512822521283,1,'pen_number',0,0),('pens',220512822521283,2,'capacity',0,0),('pens',220512822521283,3,'description',0,0),('pens',220512822521283,4,'created_at',0,0),('pens',220512822521283,5,'updated_at',0,0);
+DROP VIEW IF EXISTS "changelog_of_pens";
+CREATE VIEW "changelog_of_pens" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
+  n0 AS "id", o0 AS "old_id",
+  n1 AS "pen_number", o1 AS "old_pen_number",
+  n2 AS "capacity", o2 AS "old_capacity",
+  n3 AS "description", o3 AS "old_description",
+  n4 AS "created_at", o4 AS "old_created_at",
+  n5 AS "updated_at", o5 AS "old_updated_at"
+  FROM changelog WHERE tbl='pens' AND gen=220512822521283;
+INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('users',77691652881543,0,'id',1,0),('users',77691652881543,1,'username',0,0),('users',77691652881543,2,'email',0,0),('users',77691652881543,3,'password_hash',0,1),('users',77691652881543,4,'role',0,0),('users',77691652881543,5,'is_active',0,0),('users',77691652881543,6,'created_at',0,0),('users',77691652881543,7,'updated_at',0,0);
+DROP VIEW IF EXISTS "changelog_of_users";
+CREATE VIEW "changelog_of_users" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
+  n0 AS "id", o0 AS "old_id",
+  n1 AS "username", o1 AS "old_username",
+  n2 AS "email", o2 AS "old_email",
+  CASE WHEN n3 IS NOT NULL THEN '***' END AS "password_hash", CASE WHEN o3 IS NOT NULL THEN '***' END AS "old_password_hash",
+  n4 AS "role", o4 AS "old_role",
+  n5 AS "is_active", o5 AS "old_is_active",
+  n6 AS "created_at", o6 AS "old_created_at",
+  n7 AS "updated_at", o7 AS "old_updated_at"
+  FROM changelog WHERE tbl='users' AND gen=77691652881543;
+INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('weight_records',267043641078564,0,'id',1,0),('weight_records',267043641078564,1,'cattle_id',0,0),('weight_records',267043641078564,2,'weight',0,0),('weight_records',267043641078564,3,'recorded_at',0,0),('weight_records',267043641078564,4,'recorded_by',0,0),('weight_records',267043641078564,5,'created_at',0,0),('weight_records',267043641078564,6,'updated_at',0,0);
+DROP VIEW IF EXISTS "changelog_of_weight_records";
+CREATE VIEW "changelog_of_weight_records" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
+  n0 AS "id", o0 AS "old_id",
+  n1 AS "cattle_id", o1 AS "old_cattle_id",
+  n2 AS "weight", o2 AS "old_weight",
+  n3 AS "recorded_at", o3 AS "old_recorded_at",
+  n4 AS "recorded_by", o4 AS "old_recorded_by",
+  n5 AS "created_at", o5 AS "old_created_at",
+  n6 AS "updated_at", o6 AS "old_updated_at"
+  FROM changelog WHERE tbl='weight_records' AND gen=267043641078564;
 DROP TRIGGER IF EXISTS "_changelog_ai_batches (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_au_batches (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_ad_batches (to drop a column: python -m changelog ddl FILE SQL)";
@@ -71,24 +155,6 @@ CREATE TRIGGER "_changelog_bu_batches (to drop a column: python -m changelog ddl
   DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-8;
   INSERT INTO changelog_stash(tbl,rid,o0,o1,o2,o3,o4,o5,o6,o7) SELECT 'batches',c.* FROM (SELECT x."id" AS rid,x."id" AS o0,x."batch_number" AS o1,x."induction_date" AS o2,x."source" AS o3,x."source_type" AS o4,x."notes" AS o5,x."created_at" AS o6,x."updated_at" AS o7 FROM "batches" x WHERE x."id"=NEW."id" AND NOT (x."id"=OLD."id" COLLATE "BINARY") UNION SELECT x."id" AS rid,x."id" AS o0,x."batch_number" AS o1,x."induction_date" AS o2,x."source" AS o3,x."source_type" AS o4,x."notes" AS o5,x."created_at" AS o6,x."updated_at" AS o7 FROM "batches" x WHERE x."batch_number"=NEW."batch_number" COLLATE "BINARY" AND NOT (x."id"=OLD."id" COLLATE "BINARY")) c WHERE NOT EXISTS(SELECT 1 FROM changelog_stash e WHERE e.tbl='batches' AND e.rid=c.rid COLLATE "BINARY");
 END;
-INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('cattle',177051181273382,0,'id',1,0),('cattle',177051181273382,1,'batch_id',0,0),('cattle',177051181273382,2,'cattle_id',0,0),('cattle',177051181273382,3,'sex',0,0),('cattle',177051181273382,4,'weight',0,0),('cattle',177051181273382,5,'health_status',0,0),('cattle',177051181273382,6,'lf_tag',0,0),('cattle',177051181273382,7,'uhf_tag',0,0),('cattle',177051181273382,8,'pen_id',0,0),('cattle',177051181273382,9,'notes',0,0),('cattle',177051181273382,10,'status',0,0),('cattle',177051181273382,11,'induction_date',0,0),('cattle',177051181273382,12,'created_at',0,0),('cattle',177051181273382,13,'updated_at',0,0);
-DROP VIEW IF EXISTS "changelog_of_cattle";
-CREATE VIEW "changelog_of_cattle" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
-  n0 AS "id", o0 AS "old_id",
-  n1 AS "batch_id", o1 AS "old_batch_id",
-  n2 AS "cattle_id", o2 AS "old_cattle_id",
-  n3 AS "sex", o3 AS "old_sex",
-  n4 AS "weight", o4 AS "old_weight",
-  n5 AS "health_status", o5 AS "old_health_status",
-  n6 AS "lf_tag", o6 AS "old_lf_tag",
-  n7 AS "uhf_tag", o7 AS "old_uhf_tag",
-  n8 AS "pen_id", o8 AS "old_pen_id",
-  n9 AS "notes", o9 AS "old_notes",
-  n10 AS "status", o10 AS "old_status",
-  n11 AS "induction_date", o11 AS "old_induction_date",
-  n12 AS "created_at", o12 AS "old_created_at",
-  n13 AS "updated_at", o13 AS "old_updated_at"
-  FROM changelog WHERE tbl='cattle' AND gen=177051181273382;
 DROP TRIGGER IF EXISTS "_changelog_ai_cattle (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_au_cattle (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_ad_cattle (to drop a column: python -m changelog ddl FILE SQL)";
@@ -117,26 +183,6 @@ CREATE TRIGGER "_changelog_bu_cattle (to drop a column: python -m changelog ddl 
   DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-8;
   INSERT INTO changelog_stash(tbl,rid,o0,o1,o2,o3,o4,o5,o6,o7,o8,o9,o10,o11,o12,o13) SELECT 'cattle',c.* FROM (SELECT x."id" AS rid,x."id" AS o0,x."batch_id" AS o1,x."cattle_id" AS o2,x."sex" AS o3,x."weight" AS o4,x."health_status" AS o5,x."lf_tag" AS o6,x."uhf_tag" AS o7,x."pen_id" AS o8,x."notes" AS o9,x."status" AS o10,x."induction_date" AS o11,x."created_at" AS o12,x."updated_at" AS o13 FROM "cattle" x WHERE x."id"=NEW."id" AND NOT (x."id"=OLD."id" COLLATE "BINARY") UNION SELECT x."id" AS rid,x."id" AS o0,x."batch_id" AS o1,x."cattle_id" AS o2,x."sex" AS o3,x."weight" AS o4,x."health_status" AS o5,x."lf_tag" AS o6,x."uhf_tag" AS o7,x."pen_id" AS o8,x."notes" AS o9,x."status" AS o10,x."induction_date" AS o11,x."created_at" AS o12,x."updated_at" AS o13 FROM "cattle" x WHERE x."cattle_id"=NEW."cattle_id" COLLATE "BINARY" AND NOT (x."id"=OLD."id" COLLATE "BINARY")) c WHERE NOT EXISTS(SELECT 1 FROM changelog_stash e WHERE e.tbl='cattle' AND e.rid=c.rid COLLATE "BINARY");
 END;
-INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('lora_payload_buffer',276577111158752,0,'id',1,0),('lora_payload_buffer',276577111158752,1,'raw_payload',0,0),('lora_payload_buffer',276577111158752,2,'source_type',0,0),('lora_payload_buffer',276577111158752,3,'batch_number',0,0),('lora_payload_buffer',276577111158752,4,'lf_tag',0,0),('lora_payload_buffer',276577111158752,5,'uhf_tag',0,0),('lora_payload_buffer',276577111158752,6,'status',0,0),('lora_payload_buffer',276577111158752,7,'batch_id',0,0),('lora_payload_buffer',276577111158752,8,'error_message',0,0),('lora_payload_buffer',276577111158752,9,'received_at',0,0),('lora_payload_buffer',276577111158752,10,'processed_at',0,0),('lora_payload_buffer',276577111158752,11,'rssi',0,0),('lora_payload_buffer',276577111158752,12,'snr',0,0),('lora_payload_buffer',276577111158752,13,'times_received',0,0),('lora_payload_buffer',276577111158752,14,'created_at',0,0),('lora_payload_buffer',276577111158752,15,'updated_at',0,0);
-DROP VIEW IF EXISTS "changelog_of_lora_payload_buffer";
-CREATE VIEW "changelog_of_lora_payload_buffer" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
-  n0 AS "id", o0 AS "old_id",
-  n1 AS "raw_payload", o1 AS "old_raw_payload",
-  n2 AS "source_type", o2 AS "old_source_type",
-  n3 AS "batch_number", o3 AS "old_batch_number",
-  n4 AS "lf_tag", o4 AS "old_lf_tag",
-  n5 AS "uhf_tag", o5 AS "old_uhf_tag",
-  n6 AS "status", o6 AS "old_status",
-  n7 AS "batch_id", o7 AS "old_batch_id",
-  n8 AS "error_message", o8 AS "old_error_message",
-  n9 AS "received_at", o9 AS "old_received_at",
-  n10 AS "processed_at", o10 AS "old_processed_at",
-  n11 AS "rssi", o11 AS "old_rssi",
-  n12 AS "snr", o12 AS "old_snr",
-  n13 AS "times_received", o13 AS "old_times_received",
-  n14 AS "created_at", o14 AS "old_created_at",
-  n15 AS "updated_at", o15 AS "old_updated_at"
-  FROM changelog WHERE tbl='lora_payload_buffer' AND gen=276577111158752;
 DROP TRIGGER IF EXISTS "_changelog_ai_lora_payload_buffer (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_au_lora_payload_buffer (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_ad_lora_payload_buffer (to drop a column: python -m changelog ddl FILE SQL)";
@@ -165,19 +211,6 @@ CREATE TRIGGER "_changelog_bu_lora_payload_buffer (to drop a column: python -m c
   DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-6;
   INSERT INTO changelog_stash(tbl,rid,o0,o1,o2,o3,o4,o5,o6,o7,o8,o9,o10,o11,o12,o13,o14,o15) SELECT 'lora_payload_buffer',c.* FROM (SELECT x."id" AS rid,x."id" AS o0,x."raw_payload" AS o1,x."source_type" AS o2,x."batch_number" AS o3,x."lf_tag" AS o4,x."uhf_tag" AS o5,x."status" AS o6,x."batch_id" AS o7,x."error_message" AS o8,x."received_at" AS o9,x."processed_at" AS o10,x."rssi" AS o11,x."snr" AS o12,x."times_received" AS o13,x."created_at" AS o14,x."updated_at" AS o15 FROM "lora_payload_buffer" x WHERE x."id"=NEW."id" AND NOT (x."id"=OLD."id" COLLATE "BINARY")) c WHERE NOT EXISTS(SELECT 1 FROM changelog_stash e WHERE e.tbl='lora_payload_buffer' AND e.rid=c.rid COLLATE "BINARY");
 END;
-INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('pair_history',227324880745668,0,'id',1,0),('pair_history',227324880745668,1,'cattle_id',0,0),('pair_history',227324880745668,2,'lf_tag',0,0),('pair_history',227324880745668,3,'uhf_tag',0,0),('pair_history',227324880745668,4,'paired_at',0,0),('pair_history',227324880745668,5,'unpaired_at',0,0),('pair_history',227324880745668,6,'updated_by',0,0),('pair_history',227324880745668,7,'created_at',0,0),('pair_history',227324880745668,8,'updated_at',0,0);
-DROP VIEW IF EXISTS "changelog_of_pair_history";
-CREATE VIEW "changelog_of_pair_history" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
-  n0 AS "id", o0 AS "old_id",
-  n1 AS "cattle_id", o1 AS "old_cattle_id",
-  n2 AS "lf_tag", o2 AS "old_lf_tag",
-  n3 AS "uhf_tag", o3 AS "old_uhf_tag",
-  n4 AS "paired_at", o4 AS "old_paired_at",
-  n5 AS "unpaired_at", o5 AS "old_unpaired_at",
-  n6 AS "updated_by", o6 AS "old_updated_by",
-  n7 AS "created_at", o7 AS "old_created_at",
-  n8 AS "updated_at", o8 AS "old_updated_at"
-  FROM changelog WHERE tbl='pair_history' AND gen=227324880745668;
 DROP TRIGGER IF EXISTS "_changelog_ai_pair_history (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_au_pair_history (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_ad_pair_history (to drop a column: python -m changelog ddl FILE SQL)";
@@ -206,16 +239,6 @@ CREATE TRIGGER "_changelog_bu_pair_history (to drop a column: python -m changelo
   DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-6;
   INSERT INTO changelog_stash(tbl,rid,o0,o1,o2,o3,o4,o5,o6,o7,o8) SELECT 'pair_history',c.* FROM (SELECT x."id" AS rid,x."id" AS o0,x."cattle_id" AS o1,x."lf_tag" AS o2,x."uhf_tag" AS o3,x."paired_at" AS o4,x."unpaired_at" AS o5,x."updated_by" AS o6,x."created_at" AS o7,x."updated_at" AS o8 FROM "pair_history" x WHERE x."id"=NEW."id" AND NOT (x."id"=OLD."id" COLLATE "BINARY")) c WHERE NOT EXISTS(SELECT 1 FROM changelog_stash e WHERE e.tbl='pair_history' AND e.rid=c.rid COLLATE "BINARY");
 END;
-INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('pens',220512822521283,0,'id',1,0),('pens',220512822521283,1,'pen_number',0,0),('pens',220512822521283,2,'capacity',0,0),('pens',220512822521283,3,'description',0,0),('pens',220512822521283,4,'created_at',0,0),('pens',220512822521283,5,'updated_at',0,0);
-DROP VIEW IF EXISTS "changelog_of_pens";
-CREATE VIEW "changelog_of_pens" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
-  n0 AS "id", o0 AS "old_id",
-  n1 AS "pen_number", o1 AS "old_pen_number",
-  n2 AS "capacity", o2 AS "old_capacity",
-  n3 AS "description", o3 AS "old_description",
-  n4 AS "created_at", o4 AS "old_created_at",
-  n5 AS "updated_at", o5 AS "old_updated_at"
-  FROM changelog WHERE tbl='pens' AND gen=220512822521283;
 DROP TRIGGER IF EXISTS "_changelog_ai_pens (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_au_pens (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_ad_pens (to drop a column: python -m changelog ddl FILE SQL)";
@@ -244,18 +267,6 @@ CREATE TRIGGER "_changelog_bu_pens (to drop a column: python -m changelog ddl FI
   DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-8;
   INSERT INTO changelog_stash(tbl,rid,o0,o1,o2,o3,o4,o5) SELECT 'pens',c.* FROM (SELECT x."id" AS rid,x."id" AS o0,x."pen_number" AS o1,x."capacity" AS o2,x."description" AS o3,x."created_at" AS o4,x."updated_at" AS o5 FROM "pens" x WHERE x."id"=NEW."id" AND NOT (x."id"=OLD."id" COLLATE "BINARY") UNION SELECT x."id" AS rid,x."id" AS o0,x."pen_number" AS o1,x."capacity" AS o2,x."description" AS o3,x."created_at" AS o4,x."updated_at" AS o5 FROM "pens" x WHERE x."pen_number"=NEW."pen_number" COLLATE "BINARY" AND NOT (x."id"=OLD."id" COLLATE "BINARY")) c WHERE NOT EXISTS(SELECT 1 FROM changelog_stash e WHERE e.tbl='pens' AND e.rid=c.rid COLLATE "BINARY");
 END;
-INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('users',77691652881543,0,'id',1,0),('users',77691652881543,1,'username',0,0),('users',77691652881543,2,'email',0,0),('users',77691652881543,3,'password_hash',0,1),('users',77691652881543,4,'role',0,0),('users',77691652881543,5,'is_active',0,0),('users',77691652881543,6,'created_at',0,0),('users',77691652881543,7,'updated_at',0,0);
-DROP VIEW IF EXISTS "changelog_of_users";
-CREATE VIEW "changelog_of_users" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
-  n0 AS "id", o0 AS "old_id",
-  n1 AS "username", o1 AS "old_username",
-  n2 AS "email", o2 AS "old_email",
-  CASE WHEN n3 IS NOT NULL THEN '***' END AS "password_hash", CASE WHEN o3 IS NOT NULL THEN '***' END AS "old_password_hash",
-  n4 AS "role", o4 AS "old_role",
-  n5 AS "is_active", o5 AS "old_is_active",
-  n6 AS "created_at", o6 AS "old_created_at",
-  n7 AS "updated_at", o7 AS "old_updated_at"
-  FROM changelog WHERE tbl='users' AND gen=77691652881543;
 DROP TRIGGER IF EXISTS "_changelog_ai_users (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_au_users (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_ad_users (to drop a column: python -m changelog ddl FILE SQL)";
@@ -284,17 +295,6 @@ CREATE TRIGGER "_changelog_bu_users (to drop a column: python -m changelog ddl F
   DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-8;
   INSERT INTO changelog_stash(tbl,rid,o0,o1,o2,o3,o4,o5,o6,o7) SELECT 'users',c.* FROM (SELECT x."id" AS rid,x."id" AS o0,x."username" AS o1,x."email" AS o2,x."password_hash" AS o3,x."role" AS o4,x."is_active" AS o5,x."created_at" AS o6,x."updated_at" AS o7 FROM "users" x WHERE x."id"=NEW."id" AND NOT (x."id"=OLD."id" COLLATE "BINARY") UNION SELECT x."id" AS rid,x."id" AS o0,x."username" AS o1,x."email" AS o2,x."password_hash" AS o3,x."role" AS o4,x."is_active" AS o5,x."created_at" AS o6,x."updated_at" AS o7 FROM "users" x WHERE x."username"=NEW."username" COLLATE "BINARY" AND NOT (x."id"=OLD."id" COLLATE "BINARY")) c WHERE NOT EXISTS(SELECT 1 FROM changelog_stash e WHERE e.tbl='users' AND e.rid=c.rid COLLATE "BINARY");
 END;
-INSERT OR REPLACE INTO changelog_cols(tbl,gen,pos,col,pk,mask) VALUES('weight_records',267043641078564,0,'id',1,0),('weight_records',267043641078564,1,'cattle_id',0,0),('weight_records',267043641078564,2,'weight',0,0),('weight_records',267043641078564,3,'recorded_at',0,0),('weight_records',267043641078564,4,'recorded_by',0,0),('weight_records',267043641078564,5,'created_at',0,0),('weight_records',267043641078564,6,'updated_at',0,0);
-DROP VIEW IF EXISTS "changelog_of_weight_records";
-CREATE VIEW "changelog_of_weight_records" AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
-  n0 AS "id", o0 AS "old_id",
-  n1 AS "cattle_id", o1 AS "old_cattle_id",
-  n2 AS "weight", o2 AS "old_weight",
-  n3 AS "recorded_at", o3 AS "old_recorded_at",
-  n4 AS "recorded_by", o4 AS "old_recorded_by",
-  n5 AS "created_at", o5 AS "old_created_at",
-  n6 AS "updated_at", o6 AS "old_updated_at"
-  FROM changelog WHERE tbl='weight_records' AND gen=267043641078564;
 DROP TRIGGER IF EXISTS "_changelog_ai_weight_records (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_au_weight_records (to drop a column: python -m changelog ddl FILE SQL)";
 DROP TRIGGER IF EXISTS "_changelog_ad_weight_records (to drop a column: python -m changelog ddl FILE SQL)";
@@ -327,6 +327,14 @@ INSERT INTO changelog_meta(name,value,seq) SELECT 'ancestor',value,(SELECT max(s
 DELETE FROM changelog_meta WHERE name='epoch';
 INSERT INTO changelog(at,nonce,op,key) VALUES(strftime('%Y-%m-%dT%H:%M:%fZ','now'),random() & 9007199254740991,'B',lower(hex(randomblob(16))));
 INSERT INTO changelog_meta(name,value,seq) SELECT 'epoch',key,seq FROM changelog ORDER BY seq DESC LIMIT 1;
-DELETE FROM changelog_meta WHERE name='schema_version';
+DELETE FROM changelog_meta WHERE name IN ('schema_version','schema');
 INSERT INTO changelog_meta(name,value) SELECT 'schema_version',schema_version FROM pragma_schema_version;
+INSERT INTO changelog_meta(name,value) SELECT 'schema',(SELECT json_object(
+  'version', (SELECT schema_version FROM pragma_schema_version),
+  'objects', json((SELECT json_group_array(json_array(type, name, tbl_name, sql)) FROM
+    (SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid))),
+  'columns', json((SELECT json_group_object(name, json(cols)) FROM
+    (SELECT s.name, (SELECT json_group_array(json_array(c.name, c.hidden)) FROM
+      (SELECT name, hidden FROM pragma_table_xinfo(s.name) ORDER BY cid) c) AS cols FROM sqlite_schema s WHERE s.type='table'))),
+  'roots', json((SELECT json_group_object(name, rootpage) FROM sqlite_schema WHERE type='table'))));
 COMMIT;

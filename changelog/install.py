@@ -19,6 +19,8 @@ from changelog.schema import Table, identifier, is_ours, literal, read_tables
 
 logger = logging.getLogger(__name__)
 
+Generations = dict[str, dict[int, list[tuple[str, bool]]]]
+
 _LOG_COLUMNS = "seq,at,nonce,actor,tbl,op,key,gen,chg,rid,orid"
 
 
@@ -91,7 +93,8 @@ def begin_epoch(db: apsw.Connection, masks: Sequence[str] | None) -> None:
     if masks is None:
         masks = _masks_kept(db, tables)
     _check_masks(tables, masks)
-    for sql in [*_captured(tables, masks, _fit_log(db, tables)), *triggers.NEW_EPOCH, *triggers.KEEP_IMAGE]:
+    slots = _fit_log(db, tables)
+    for sql in [*_captured(tables, masks, slots, _generations(db)), *triggers.NEW_EPOCH, *triggers.KEEP_IMAGE]:
         db.execute(sql)
 
 
@@ -110,7 +113,7 @@ def describe(db: apsw.Connection, masks: Sequence[str]) -> list[Table]:
     tables = read_tables(db)
     for name in views_of_tables(db):
         db.execute(f"DROP VIEW {identifier(name)}")
-    for sql in _described(tables, masks, _fit_log(db, tables)):
+    for sql in _described(tables, masks, _fit_log(db, tables), _generations(db)):
         db.execute(sql)
     return tables
 
@@ -132,18 +135,26 @@ def _fit_log(db: apsw.Connection, tables: Sequence[Table]) -> int:
     return _widen(db, triggers.slots_for(tables))
 
 
-def _described(tables: Sequence[Table], masks: Sequence[str], slots: int) -> list[str]:
+def _generations(db: apsw.Connection) -> Generations:
+    """The column lists that log rows may follow, by table and gen."""
+    found: Generations = {}
+    for tbl, gen, col, mask in rows(db, "SELECT tbl, gen, col, mask FROM changelog_cols ORDER BY tbl, gen, pos"):
+        found.setdefault(tbl, {}).setdefault(gen, []).append((col, bool(mask)))
+    return found
+
+
+def _described(tables: Sequence[Table], masks: Sequence[str], slots: int, known: Generations | None = None) -> list[str]:
     statements = ["DELETE FROM changelog_stash", "DELETE FROM changelog_meta WHERE name='mask'"]
     statements += [f"INSERT INTO changelog_meta(name,value) VALUES('mask',{literal(m)})" for m in masks]
     statements += triggers.audit_view(slots)
     for table in tables:
-        statements += [*triggers.column_rows(table, masks), *triggers.table_view(table, masks)]
+        statements += [*triggers.column_rows(table, masks), *triggers.table_view(table, masks, (known or {}).get(table.name))]
     return statements
 
 
-def _captured(tables: Sequence[Table], masks: Sequence[str], slots: int) -> list[str]:
+def _captured(tables: Sequence[Table], masks: Sequence[str], slots: int, known: Generations | None = None) -> list[str]:
     """Views, names of slots and triggers. Each statement can run again on a database that has it already."""
-    statements = _described(tables, masks, slots)
+    statements = _described(tables, masks, slots, known)
     for table in tables:
         # New, so they fire before every other trigger of the table: only then the log keeps the true order.
         statements += [*triggers.drop_triggers(table), *triggers.table_triggers(table)]

@@ -12,7 +12,7 @@ its statement was ignored or became an UPSERT: AFTER UPDATE keeps it true, AFTER
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from changelog.schema import Column, Table, UniqueKey, identifier, literal
 
@@ -104,27 +104,36 @@ def audit_view(slots: int) -> list[str]:
   {side("o")} AS old,
   {side("n")} AS new
   FROM changelog l LEFT JOIN changelog_cols c ON c.tbl=l.tbl AND c.gen=l.gen
-  WHERE l.op<>'U' OR substr(l.chg,c.pos+1,1)='1'""",
+  WHERE l.op IN ('I','D','X') OR (l.op='U' AND substr(l.chg,c.pos+1,1)='1')""",
     ]
 
 
-def table_view(table: Table, masks: Sequence[str]) -> list[str]:
-    """changelog_of_<table>: its changes with the real column names, the old value beside the new one."""
+def table_view(table: Table, masks: Sequence[str], earlier: Mapping[int, Sequence[tuple[str, bool]]] | None = None) -> list[str]:
+    """changelog_of_<table>: its changes with the real column names, the old value beside the new one.
+
+    `earlier` holds the (column, masked) lists of the generations before; of their columns those that are still there are shown.
+    """
     masked = {m.lower() for m in masks}
-
-    def pair(pos: int, column: Column) -> str:
-        hide = f"{table.name}.{column.name}".lower() in masked
-        new, old = (f"CASE WHEN {s}{pos} IS NOT NULL THEN '***' END" if hide else f"{s}{pos}" for s in "no")
-        return f"{new} AS {identifier(column.name)}, {old} AS {identifier('old_' + column.name)}"
-
-    pairs = ",\n  ".join(pair(pos, c) for pos, c in enumerate(table.columns))
+    now = [(c.name, f"{table.name}.{c.name}".lower() in masked) for c in table.columns]
+    hidden = {name for name, hide in now if hide}
+    generations = {table.gen: now} | {gen: found for gen, found in (earlier or {}).items() if gen != table.gen}
+    selects = []
+    for gen, columns in generations.items():
+        places = {name.lower(): (pos, hide or name in hidden) for pos, (name, hide) in enumerate(columns)}
+        pairs = ",\n  ".join(_pair(name, places.get(name.lower())) for name, _ in now)
+        selects.append(
+            f"SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,\n  {pairs}\n"
+            f"  FROM changelog WHERE tbl={literal(table.name)} AND gen={gen}"
+        )
     name = identifier("changelog_of_" + table.name)
-    return [
-        f"DROP VIEW IF EXISTS {name}",
-        f"""CREATE VIEW {name} AS SELECT seq, at, coalesce(actor,'unknown writer') AS actor, op, key, chg,
-  {pairs}
-  FROM changelog WHERE tbl={literal(table.name)} AND gen={table.gen}""",
-    ]
+    return [f"DROP VIEW IF EXISTS {name}", f"CREATE VIEW {name} AS " + "\n  UNION ALL ".join(selects)]
+
+
+def _pair(name: str, place: tuple[int, bool] | None) -> str:
+    """A column's new and old value, from its slots in one generation; NULL where it did not exist."""
+    pos, hide = place or (None, False)
+    slots = ["NULL" if pos is None else f"CASE WHEN {kind}{pos} IS NOT NULL THEN '***' END" if hide else f"{kind}{pos}" for kind in "no"]
+    return f"{slots[0]} AS {identifier(name)}, {slots[1]} AS {identifier('old_' + name)}"
 
 
 def log_ddl(change: str, summary: str) -> tuple[str, tuple[str, str]]:

@@ -21,7 +21,8 @@ from changelog_parts import (
 
 from changelog.connection import connect, one, rows
 from changelog.errors import CannotCapture, NotAPrimary
-from changelog.install import install, reconcile, schema_changes, schema_moved, script, uninstall
+from changelog.install import install, schema_changes, schema_moved, script, uninstall
+from changelog.reconcile import reconcile
 from changelog.position import Position, ancestors_of
 from changelog.schema import read_tables
 from changelog.triggers import MIN_SLOTS

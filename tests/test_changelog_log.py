@@ -207,7 +207,6 @@ def test_a_command_that_fails_says_why_in_one_line(tmp_path: Path, verb: list[st
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="the command that SQLite's message names is not there yet")
 def test_the_command_that_a_refused_drop_column_names_does_it(tmp_path: Path, path: Path) -> None:
     shell(path, "INSERT INTO pair VALUES(1,2,3)")
     refused = shell_run(path, "ALTER TABLE pair DROP COLUMN c;")

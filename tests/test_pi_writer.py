@@ -241,14 +241,16 @@ def test_a_schema_that_changes_is_captured_before_the_next_commit(tmp_path):
         before = send(writer, "hxb:B1:L1:U1").position
         shell(path, "ALTER TABLE cattle ADD COLUMN breed TEXT DEFAULT 'angus'; CREATE TABLE feed(a)")
         after = send(writer, "hxb:B1:L2:U2").position
-        assert after.epoch != before.epoch
+        assert after.epoch == before.epoch
+        assert rows(path, "SELECT key FROM changelog WHERE op='X'") == ["table feed created; column cattle.breed added"]
         assert rows(path, "SELECT breed FROM changelog_of_cattle WHERE op='I' AND lf_tag='L2'") == ["angus"]
+        assert rows(path, "SELECT lf_tag FROM changelog_of_cattle WHERE op='I' ORDER BY seq") == ["L1", "L2"]  # the history before, too
         shell(path, "INSERT INTO feed VALUES(1)")
         assert rows(path, "SELECT op FROM changelog_of_feed WHERE seq IS NOT NULL ORDER BY seq DESC LIMIT 1") == ["I"]
         assert writer.reconcile() is False
 
 
-def test_reconcile_says_that_a_new_epoch_began(tmp_path, monkeypatch):
+def test_reconcile_says_that_there_was_something_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "LOOK", 3600.0)
     path = make_farm(tmp_path)
     with running_writer(path, interval=3600) as writer:

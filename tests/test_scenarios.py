@@ -13,7 +13,8 @@ import pytest
 from changelog.bootstrap import fit_out
 from changelog.connection import connect
 from changelog.digest import digest_tables
-from changelog.install import install, reconcile
+from changelog.install import install
+from changelog.reconcile import reconcile
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.replay import connect_replica, position_of, replay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -63,9 +64,9 @@ def test_a_second_run_keeps_rows_and_log_and_goes_on_in_a_descending_epoch(farm:
 
 def test_the_python_side_takes_a_file_that_the_shell_made_a_primary(farm: Path) -> None:
     assert shell(farm, TRIGGERS).returncode == 0
-    command = [sys.executable, "-m", "changelog", "status", farm]
+    command = [sys.executable, "-m", "changelog", "status", "--json", farm]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "schema_moved  False" in said
+    assert json.loads(said)["schema_moved"] is False
 
 
 def test_passwords_are_masked_in_what_people_read(farm: Path) -> None:
