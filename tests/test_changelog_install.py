@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import apsw
 import pytest
 from changelog_parts import (
     assert_alike,
@@ -461,3 +462,18 @@ def test_dropping_a_column_in_the_shell_is_refused_with_the_command_that_does_it
     db = connect(path)
     assert not schema_moved(db)  # refused means: nothing happened
     db.close()
+
+
+@pytest.mark.parametrize("ddl", ["nonsense", "CREATE TABLE bad(rowid, oid, _rowid_)", "CREATE VIEW changelog AS SELECT 1"])
+def test_schema_changes_that_fail_leave_the_capture_as_it_was(tmp_path: Path, ddl: str) -> None:
+    path = make_primary(tmp_path / "p.db", PENS)
+    db = connect(path)
+    before = rows(db, "SELECT * FROM sqlite_schema"), Position.of_head(db)
+    with pytest.raises((CannotCapture, apsw.SQLError)), schema_changes(db):
+        db.execute("DROP TABLE pens")
+        db.execute(ddl)
+    assert (rows(db, "SELECT * FROM sqlite_schema"), Position.of_head(db)) == before
+    assert not schema_moved(db)
+    db.execute("INSERT INTO pens(pen) VALUES('A')")
+    db.close()
+    assert story(path) == [("I", "pens", 1)]

@@ -124,6 +124,16 @@ def test_every_storage_class_under_every_affinity_reaches_the_replica_to_the_bit
     pair.follow()
 
 
+def test_half_a_surrogate_pair_in_a_utf16_database_arrives_as_it_is(tmp_path: Path) -> None:
+    """SQLite makes another character of it when asked for UTF-8, without a word."""
+    primary = make_primary(tmp_path / "p.db", "CREATE TABLE t(id INTEGER PRIMARY KEY, v)", "PRAGMA encoding='UTF-16le'")
+    replica = make_replica(primary, tmp_path / "r.db")
+    shell(primary, "INSERT INTO t(v) VALUES(CAST(x'00d84100' AS TEXT)),(CAST(x'00dc' AS TEXT)),('whole 🐄'); UPDATE t SET v=v||'x';")
+    follow(primary, replica)
+    asked = "SELECT hex(v) FROM t; SELECT hex(n1), hex(o1) FROM changelog;"
+    assert shell(replica, asked) == shell(primary, asked)
+
+
 def test_the_sign_of_zero_arrives_where_a_zero_becomes_another(tmp_path: Path) -> None:
     pair = Pair(tmp_path, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
     run_sql(pair.primary, "INSERT INTO t VALUES(1,0.0),(2,0)")
