@@ -237,12 +237,14 @@ def test_odd_names_of_tables_and_columns_are_captured_to_the_letter(tmp_path: Pa
     creates = "".join(f"CREATE TABLE {q}({columns}, PRIMARY KEY({q}, {quoted[-1]}));" for q in quoted)
     primary = make_primary(tmp_path / "p.db", creates)
     replica = make_replica(primary, tmp_path / "r.db")
-    for q in quoted:
-        shell(
-            primary,
+    shell(
+        primary,
+        "".join(
             f"INSERT INTO {q}({quoted[0]}) VALUES('1'),('2'); UPDATE {q} SET {quoted[1]}=5 WHERE {quoted[0]}='1';"
-            f"REPLACE INTO {q}({quoted[0]},{quoted[1]}) VALUES('2',5); SELECT count(*) FROM \"changelog_of_{q[1:]}",
-        )
+            f"REPLACE INTO {q}({quoted[0]},{quoted[1]}) VALUES('2',5); SELECT count(*) FROM \"changelog_of_{q[1:]};"
+            for q in quoted
+        ),
+    )
     follow(primary, replica)
     assert_alike(primary, replica)
     assert [op for op, _, _ in story(primary)] == ["I", "I", "U", "D", "D", "I"] * len(ODD)
@@ -477,3 +479,21 @@ def test_schema_changes_that_fail_leave_the_capture_as_it_was(tmp_path: Path, dd
     db.execute("INSERT INTO pens(pen) VALUES('A')")
     db.close()
     assert story(path) == [("I", "pens", 1)]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="install accepts a key whose collation (or unique index whose function) only the program that made it knows; then replay and"
+    " digest fail with 'no such collation sequence'. Proposal: read_tables refuses collations that a plain connection does not have.",
+)
+def test_a_key_in_an_order_that_only_its_own_program_knows_is_refused_by_name(tmp_path: Path) -> None:
+    own = apsw.Connection(str(tmp_path / "p.db"))
+    own.create_collation("farm", lambda a, b: (a > b) - (a < b))
+    own.execute("CREATE TABLE t(a TEXT COLLATE farm NOT NULL PRIMARY KEY)")
+    own.close()
+    db = connect(tmp_path / "p.db")
+    try:
+        with pytest.raises(CannotCapture, match="farm"):
+            install(db)
+    finally:
+        db.close()
