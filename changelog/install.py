@@ -26,11 +26,9 @@ _LOG_COLUMNS = "seq,at,nonce,actor,tbl,op,key,gen,chg,rid,orid"
 
 def is_installed(db: apsw.Connection) -> bool:
     """Whether this database is a primary."""
-    for table, ours in (("changelog_meta", "name,value,seq"), ("changelog", _LOG_COLUMNS)):
-        columns = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info(?)", (table,))]
-        if not ",".join(columns).startswith(ours):
-            return False
-    return bool(one(db, "SELECT 1 FROM changelog_meta WHERE name='epoch'"))
+    ours = """SELECT count(*)=2 FROM sqlite_schema WHERE type='table' AND (
+      sql GLOB 'CREATE TABLE changelog(seq INTEGER PRIMARY KEY*' OR sql GLOB 'CREATE TABLE changelog_meta(name TEXT, value, seq*')"""
+    return bool(one(db, ours)) and bool(one(db, "SELECT 1 FROM changelog_meta WHERE name='epoch'"))
 
 
 def install(db: apsw.Connection, masks: Sequence[str] | None = None) -> None:

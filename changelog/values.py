@@ -58,17 +58,21 @@ def decode_value(value: Any) -> Value:
 
 
 def exact_rows(db: apsw.Connection, columns: Sequence[str], source: str, bindings: tuple[Value, ...] = ()) -> Iterator[tuple[Value, ...]]:
-    """`SELECT columns source` (FROM, WHERE and a total ORDER BY), also where text is not valid UTF-8, at which apsw itself raises."""
-    done = 0
-    try:
-        for row in db.execute(f"SELECT {','.join(columns)} {source}", bindings):
-            yield row
-            done += 1
-        return
-    except UnicodeDecodeError:
-        pass  # from this row on everything is read as bytes with its type: slower, and exact
-    asked = ",".join(f"typeof({c}), CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns)
+    """`SELECT columns source` (FROM, WHERE and a total ORDER BY), also where text is not valid Unicode.
+
+    At such UTF-8 apsw itself raises. Of such UTF-16 SQLite makes other characters without a word, so there bytes are read from the start.
+    """
     encoding = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(db.pragma("encoding"), "utf-8")
+    done = 0
+    if encoding == "utf-8":
+        try:
+            for row in db.execute(f"SELECT {','.join(columns)} {source}", bindings):
+                yield row
+                done += 1
+            return
+        except UnicodeDecodeError:
+            pass  # from this row on everything is read as bytes with its type: slower, and exact
+    asked = ",".join(f"typeof({c}), CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns)
     for pairs in db.execute(f"SELECT {asked} {source} LIMIT -1 OFFSET {done}", bindings):
         yield tuple(_text(value, encoding) if kind == "text" else value for kind, value in zip(pairs[::2], pairs[1::2], strict=True))
 

@@ -20,7 +20,11 @@ from changelog.reader import read_log
 from changelog.render import as_change, columns_of, newest_rows, table_objects
 from changelog.schema import read_tables
 
-SCHEMA = "CREATE TABLE pens(id INTEGER PRIMARY KEY, pen TEXT UNIQUE, secret); CREATE TABLE notes(body); CREATE TABLE pair(a, b, c, PRIMARY KEY(b, a));"
+SCHEMA = """
+CREATE TABLE pens(id INTEGER PRIMARY KEY, pen TEXT UNIQUE, secret);
+CREATE TABLE notes(body);
+CREATE TABLE pair(a, b, c, PRIMARY KEY(b, a));
+"""
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from farm_processes import eventually
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-START_LIMIT = 5.0  # s that a later start may take
+START_LIMIT = 10.0  # s that a later start may take beside other tests; it takes under 5 on a machine that does nothing else
 LEFT_ALONE = (".env", "data/pi-cert.pem", "data/pi-key.pem")
 WORST_EXPOSURE = 3.0  # of 10, by systemd-analyze
 
