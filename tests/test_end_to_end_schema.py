@@ -1,4 +1,4 @@
-"""Schema changes that somebody types into the Pi's shell while both roles run: one bootstrap, and no row of the shell is missed."""
+"""Schema changes typed into the Pi's shell while both roles run: followed by replay, or by one bootstrap; no row is missed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,13 @@ CHANGES = {
 }
 
 
+# What the log cannot hold exactly: rows written under a unique index or trigger that capture did not know yet, a table that came and
+# went, a rebuild.
+BY_BOOTSTRAP = {"create index", "view and trigger", "drop table", "rebuild"}
+
+
 @pytest.mark.parametrize("change", CHANGES)
-def test_ddl_typed_into_the_shell_costs_one_bootstrap_and_loses_no_row_behind_it(farm: Farm, change: str) -> None:
+def test_ddl_typed_into_the_shell_is_followed_and_loses_no_row_behind_it(farm: Farm, change: str) -> None:
     farm.fill(30)
     farm.pi.sql(PEN.format("FIRST"))
     farm.start()
@@ -36,12 +41,13 @@ def test_ddl_typed_into_the_shell_costs_one_bootstrap_and_loses_no_row_behind_it
     farm.assert_identical()
     assert farm.server.sql("SELECT count(*) FROM batches WHERE batch_number='BEHIND'") == "1"
     status = eventually(lambda: (found := farm.status())["state"] == "following" and found)
-    assert status["epoch"] != epoch and status["last_error"] is None
-    assert farm.server.log.count("Starting full database sync") == bootstraps + 1
+    expected = 1 if change in BY_BOOTSTRAP else 0
+    assert (status["epoch"] != epoch, status["last_error"]) == (bool(expected), None)
+    assert farm.server.log.count("Starting full database sync") == bootstraps + expected
     farm.pi.sql("UPDATE cattle SET weight=weight+1; DELETE FROM cattle WHERE id=4")
     assert farm.post("hxb:AFTER:LF1:UHF1").status_code in (201, 404 if change == "rename table" else 201)
     farm.assert_identical()
-    assert farm.server.log.count("Starting full database sync") == bootstraps + 1, "then it follows as before"
+    assert farm.server.log.count("Starting full database sync") == bootstraps + expected, "then it follows as before"
 
 
 def test_ddl_while_the_pi_is_stopped_is_found_at_its_start(farm: Farm) -> None:
