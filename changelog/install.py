@@ -53,6 +53,11 @@ def schema_moved(db: apsw.Connection) -> bool:
     return known != db.pragma("schema_version")
 
 
+def in_wal_mode(db: apsw.Connection) -> bool:
+    """Whether the file is in WAL mode, on which readers beside a writer and durable serving rest."""
+    return db.pragma("journal_mode") == "wal"
+
+
 @contextmanager
 def schema_changes(db: apsw.Connection) -> Iterator[None]:
     """A transaction in which the block may run any DDL: our triggers are away meanwhile and come back under a new epoch."""
@@ -91,6 +96,7 @@ def begin_epoch(db: apsw.Connection, masks: Sequence[str] | None) -> None:
     if masks is None:
         masks = _masks_kept(db, tables)
     _check_masks(tables, masks)
+    _check_known(db, tables)
     slots = _fit_log(db, tables)
     for sql in [*_captured(tables, masks, slots, _generations(db)), *triggers.NEW_EPOCH, *triggers.KEEP_IMAGE]:
         db.execute(sql)
@@ -199,6 +205,15 @@ def _refuse_taken_names(db: apsw.Connection) -> None:
     for kind, name in rows(db, "SELECT type, name FROM sqlite_schema ORDER BY name"):
         if is_ours(kind, name) or (kind != "trigger" and (is_ours("table", name) or is_ours("view", name))):
             raise CannotCapture(f"this database has a {kind} of its own named {name}: rename it, the changelog needs that name", name=name)
+
+
+def _check_known(db: apsw.Connection, tables: Sequence[Table]) -> None:
+    """Preparing an INSERT meets every function and collation of a table's keys, indexes and checks; a replica must know them, too."""
+    for table in tables:
+        try:
+            db.execute(f"EXPLAIN INSERT INTO {identifier(table.name)} DEFAULT VALUES").close()
+        except apsw.SQLError as exc:
+            raise CannotCapture(f"table {table.name}: {exc}; only the program that made it knows that, so no replica can follow") from exc
 
 
 def _masks_kept(db: apsw.Connection, tables: Sequence[Table]) -> list[str]:

@@ -12,7 +12,7 @@ import apsw
 
 from changelog.connection import Path_, connect, identity, one, sync_wal
 from changelog.errors import NotAPrimary, Unavailable
-from changelog.install import schema_moved
+from changelog.install import in_wal_mode, schema_moved
 from changelog.log import head
 from changelog.position import Position
 from changelog.reader import READ_ROWS, check_position, frame_header, read_log
@@ -53,7 +53,7 @@ class Primary:
             file, db = self._take()
             try:
                 db.execute("BEGIN")
-                if not schema_moved(db):
+                if not schema_moved(db) and in_wal_mode(db):
                     # After the snapshot is taken: what is served must survive a power cut, whoever wrote it, however carelessly.
                     sync_wal(self.path)
                     self._quiet_since = file, head(db)

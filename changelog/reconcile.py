@@ -11,7 +11,7 @@ import apsw
 from changelog.connection import one, rows
 from changelog.ddl import Explanation, Image, Unexplained, explain, last_image, schema_list
 from changelog.errors import BadRequest
-from changelog.install import begin_epoch, capture_again, drop_triggers, masks_of, schema_moved
+from changelog.install import begin_epoch, capture_again, drop_triggers, in_wal_mode, masks_of, schema_moved
 from changelog.log import head
 from changelog.schema import Table, identifier, read_tables, schema_hash
 from changelog.triggers import KEEP_IMAGE, log_added_columns, log_all_rows, log_ddl
@@ -27,6 +27,8 @@ def reconcile(db: apsw.Connection, quiet_since: int | None = None) -> bool:
     `quiet_since` is the seq that was the head when the schema was last seen as we know it: rows after it may have been written under
     triggers or unique indexes that capture did not know. What cannot be logged exactly begins a new epoch.
     """
+    if not in_wal_mode(db):  # somebody took it out while nobody had the file open
+        db.pragma("journal_mode", "wal")
     if not schema_moved(db):
         return False
     with db:

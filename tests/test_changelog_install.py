@@ -23,8 +23,8 @@ from changelog_parts import (
 from changelog.connection import connect, one, rows
 from changelog.errors import CannotCapture, NotAPrimary
 from changelog.install import install, schema_changes, schema_moved, script, uninstall
-from changelog.reconcile import reconcile
 from changelog.position import Position, ancestors_of
+from changelog.reconcile import reconcile
 from changelog.schema import read_tables
 from changelog.triggers import MIN_SLOTS
 
@@ -482,11 +482,6 @@ def test_schema_changes_that_fail_leave_the_capture_as_it_was(tmp_path: Path, dd
     assert story(path) == [("I", "pens", 1)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="install accepts a key whose collation (or unique index whose function) only the program that made it knows; then replay and"
-    " digest fail with 'no such collation sequence'. Proposal: read_tables refuses collations that a plain connection does not have.",
-)
 def test_a_key_in_an_order_that_only_its_own_program_knows_is_refused_by_name(tmp_path: Path) -> None:
     own = apsw.Connection(str(tmp_path / "p.db"))
     own.create_collation("farm", lambda a, b: (a > b) - (a < b))

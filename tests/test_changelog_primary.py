@@ -41,11 +41,11 @@ from changelog.errors import (
     Unavailable,
 )
 from changelog.install import install, schema_moved
-from changelog.reconcile import reconcile
 from changelog.log import head
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.reader import check_position, descends
+from changelog.reconcile import reconcile
 from changelog.replay import connect_replica, position_of, replay
 from changelog.wire import decode_frame, encode_frame
 
@@ -669,11 +669,6 @@ def test_strangers_are_refused_and_descendants_taken(tmp_path: Path, path: Path)
         run_sql(tmp_path / "b", "SELECT * FROM changelog_position")  # what was refused was not fitted out either
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="nobody looks at journal_mode after install: without a -wal what a writer with synchronous=OFF commits is served before it is on"
-    " the disk, and readers block writers. Proposal: Primary.snapshot treats another mode as a moved schema, and reconcile sets WAL.",
-)
 def test_a_file_that_somebody_took_out_of_wal_mode_is_put_back(path: Path, source: Primary) -> None:
     assert shell(path, "PRAGMA journal_mode=DELETE") == "delete\n"
     source.head()

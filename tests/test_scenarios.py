@@ -14,9 +14,9 @@ from changelog.bootstrap import fit_out
 from changelog.connection import connect
 from changelog.digest import digest_tables
 from changelog.install import install
-from changelog.reconcile import reconcile
 from changelog.position import Position
 from changelog.primary import Primary
+from changelog.reconcile import reconcile
 from changelog.replay import connect_replica, position_of, replay
 from changelog.schema import sequences_of
 from changelog.wire import decode_frame, encode_frame
