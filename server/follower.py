@@ -47,6 +47,7 @@ class Follower:
         self._replica, self._store, self._state, self._client = replica, store, state, client
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._indexed_schema = 0  # SQLite's schema_version when the pages' indexes were last made
         self._size = 0  # bytes of the file when it was last looked at; a replica's file never shrinks
         self._started_for = ""  # the reason of the bootstrap that is being tried
 
@@ -77,6 +78,8 @@ class Follower:
         before = position_of(db)
         with self._client.frame(before, wait=wait, upto=upto) as (header, pages):
             after = replay(db, header, pages)
+        if db.pragma("schema_version") != self._indexed_schema:
+            self._index_for_pages(db)
         self._state.position(after.epoch, after.seq)
         self._state.following(header.upto)
         count = after.seq - before.seq
@@ -203,11 +206,16 @@ class Follower:
         self._state.position(position.epoch, position.seq)
         if self._store.accepted_epoch is None:  # server.db was lost, the replica was not
             self._store.accepted_epoch = position.epoch
+        self._index_for_pages(db)
+
+    def _index_for_pages(self, db: apsw.Connection) -> None:
+        """Make the indexes that a snapshot does not bring and that schema changes take away."""
         for sql in LOCAL_INDEXES:
             try:
                 db.execute(sql)
             except apsw.SQLError as exc:  # another database than a farm's, or a column less: the pages are slower, nothing else
                 logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
+        self._indexed_schema = db.pragma("schema_version")
 
     def _accepted_epoch(self) -> str | None:
         """The epoch whose history the Pi's must contain; it stands in server.db too, so that a lost replica.db disarms nothing."""
