@@ -48,6 +48,8 @@ def test_ddl_typed_into_the_shell_is_followed_and_loses_no_row_behind_it(farm: F
     assert farm.post("hxb:AFTER:LF1:UHF1").status_code in (201, 404 if change == "rename table" else 201)
     farm.assert_identical()
     assert farm.server.log.count("Starting full database sync") == bootstraps + expected, "then it follows as before"
+    indexes = "SELECT count(*) FROM sqlite_schema WHERE name GLOB 'changelog_local_*'"
+    assert int(farm.server.sql(indexes)) >= 5, "the pages keep their indexes"
 
 
 def test_ddl_while_the_pi_is_stopped_is_found_at_its_start(farm: Farm) -> None:
