@@ -128,7 +128,10 @@ class Past:
                 if self._quoted(dict(zip(places, identity, strict=True)), key) == text:
                     yield from filter(None, [self.row(table, identity)])
         else:
-            yield from filter(None, (self.row(table, (value,)) for value in dict.fromkeys(values)))
+            history = self._histories.get(self.names.table(table.name), History())
+            identities_ = [(value,) for value in dict.fromkeys(values)]
+            found = [identity for identity in identities_ if identity in history.before or identity in history.after]
+            yield from filter(None, (self.row(table, identity) for identity in found or identities_))
 
     def _quoted(self, row: Mapping[str, Any], key: list[str]) -> str:
         """A key of several columns as the log shows it."""

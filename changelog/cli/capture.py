@@ -13,9 +13,8 @@ import click
 from changelog import doctor as doctoring
 from changelog import install as installing
 from changelog.audit import is_replica, printable
-from changelog.cli.group import FAILED, FILE, JSON, YES, opened, print_json, say
+from changelog.cli.group import FAILED, FILE, JSON, YES, opened, opened_log, print_json, say
 from changelog.connection import one, rows
-from changelog.errors import NotAPrimary
 from changelog.log import head as newest
 from changelog.position import Position, ancestors_of
 from changelog.reconcile import run_ddl
@@ -67,7 +66,7 @@ def ddl(file: Path, sql: str, as_json: bool) -> None:
     Needed only for what SQLite refuses while a table has triggers, such as DROP COLUMN. All other DDL may be typed in any program, and is
     logged as soon as somebody reads the log. What the log cannot hold exactly begins a new epoch: replicas then take a snapshot.
     """
-    with opened(file) as db:
+    with opened_log(file) as db:
         before = newest(db)
         reason = run_ddl(db, sql)
         logged = rows(db, "SELECT seq, key FROM changelog WHERE seq>? AND op='X' ORDER BY seq", (before,))
@@ -91,7 +90,7 @@ def status(file: Path, as_json: bool) -> None:
     \b
     python -m changelog status farm.db
     """
-    with opened(file, readonly=True) as db:
+    with opened_log(file, readonly=True) as db:
         with db:
             facts = _status(db)
     if as_json:
@@ -108,8 +107,6 @@ def _in_words(value: Any) -> str:
 
 
 def _status(db: apsw.Connection) -> dict[str, Any]:
-    if not installing.is_installed(db):
-        raise NotAPrimary
     replica = is_replica(db)
     position = position_of(db) if replica else Position.of_head(db)
     [(oldest, count, since, latest)] = rows(db, "SELECT min(seq), count(*), min(at), max(at) FROM changelog")
@@ -141,7 +138,7 @@ def head(file: Path) -> None:
     \b
     python -m changelog head farm.db
     """
-    with opened(file, readonly=True) as db:
+    with opened_log(file, readonly=True) as db:
         click.echo(str(Position.of_head(db)))
 
 

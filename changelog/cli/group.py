@@ -14,7 +14,8 @@ import click
 
 from changelog.audit import printable
 from changelog.connection import connect
-from changelog.errors import BadRequest, Divergence, DroverError
+from changelog.errors import BadRequest, Divergence, DroverError, NotAPrimary
+from changelog.install import is_installed
 
 FAILED, USAGE, DIVERGED = 1, 2, 3  # exit codes
 
@@ -46,6 +47,15 @@ def opened(file: Path, readonly: bool = False) -> Iterator[apsw.Connection]:
         yield db
     finally:
         db.close()
+
+
+@contextmanager
+def opened_log(file: Path, readonly: bool = False) -> Iterator[apsw.Connection]:
+    """FILE for one command that needs a changelog in it. Raises NotAPrimary."""
+    with opened(file, readonly) as db:
+        if not is_installed(db):
+            raise NotAPrimary
+        yield db
 
 
 def say(text: str) -> None:
