@@ -82,6 +82,10 @@ class CannotCapture(DroverError):
     """This database cannot be captured as it is."""
 
 
+class CannotRebuild(DroverError):
+    """The log does not tell what is asked for."""
+
+
 class PositionMismatch(DroverError):
     """The position is not on this primary's history: another epoch, past the head, or another write at that seq."""
 

@@ -73,7 +73,9 @@ class Lineage:
         self.masks = masks_of(db)
         self._masked = names.masked(self.masks)
         self._columns = columns_of(db)
-        self._shown: dict[tuple[int, Any, Any], list[tuple[str, int, bool]]] = {}
+        self._by_name = {mask.lower() for mask in self.masks}
+        self._slots: dict[tuple[int, Any, Any], list[tuple[str, int, bool]]] = {}
+        self._numbers: dict[tuple[int, Any, Any], tuple[int, list[int]]] = {}
         self._names, self.changes = [names], []
         self._present: Objects = schema_list(present)
         for seq, text in rows(db, "SELECT seq, n0 FROM changelog WHERE op='X' ORDER BY seq DESC"):
@@ -97,16 +99,27 @@ class Lineage:
 
     def slots(self, seq: int, table: Any, gen: Any) -> list[tuple[str, int, bool]]:
         """The slots of a log row as (column, place in the key or 0, masked); masked is what has a mask now, had one then, or since."""
-        stage = self._stage(seq)
-        found = self._shown.get((stage, table, gen))
-        if found is None:
-            names = self._names[stage]
-            by_name = {mask.lower() for mask in self.masks}
-            found = self._shown[stage, table, gen] = [
-                (name, pk, mask or f"{table}.{name}".lower() in by_name or names.column(names.table(table), name) in self._masked)
-                for name, pk, mask in self._columns.get((table, gen), [])
-            ]
-        return found
+        key = (self._stage(seq), table, gen)
+        if key not in self._slots:
+            found = self._columns.get((table, gen), [])
+            self._slots[key] = [(name, pk, self.is_masked(seq, table, gen, name)) for name, pk, _ in found]
+        return self._slots[key]
+
+    def numbers(self, seq: int, table: Any, gen: Any) -> tuple[int, list[int]]:
+        """The numbers of a log row's table and of its slots' columns."""
+        key = (self._stage(seq), table, gen)
+        if key not in self._numbers:
+            names = self.at(seq)
+            number = names.table(table)
+            self._numbers[key] = number, [names.column(number, name) for name, _, _ in self._columns.get((table, gen), [])]
+        return self._numbers[key]
+
+    def is_masked(self, seq: int, table: Any, gen: Any, column: str) -> bool:
+        """Whether people are not to see this column of that time."""
+        names = self.at(seq)
+        if f"{table}.{column}".lower() in self._by_name or names.column(names.table(table), column) in self._masked:
+            return True
+        return any(masked for name, _, masked in self._columns.get((table, gen), []) if name == column)
 
     def columns(self, seq: int, table: Any, gen: Any) -> Columns:
         """The same as `render` takes it."""

@@ -13,44 +13,19 @@ What no log row tells is taken as it is now: AUTOINCREMENT counters, user_versio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
 
 from changelog.connection import connect, one, rows
 from changelog.digest import row_names, table_rows
-from changelog.errors import BadRequest, DroverError, HistoryTrimmed, NotFound
+from changelog.errors import BadRequest, CannotRebuild, HistoryTrimmed, NotFound
+from changelog.histories import History, Identity, Known, LogRows, Progress, exact
 from changelog.lineage import Lineage, Names, Objects
 from changelog.log import head
-from changelog.reader import READ_ROWS, read_log
-from changelog.render import identities, sides
 from changelog.schema import Table, read_tables
-from changelog.values import RawText, Value
-
-Identity = tuple[Any, ...]
-Progress = Callable[[int, int], object]  # (log rows read, of how many)
-
-
-class CannotRebuild(DroverError):
-    """The log does not tell what is asked for."""
-
-
-@dataclass
-class Known:
-    """What the log tells of one row: its values by column number, or None where it was not there."""
-
-    values: dict[int, Value] | None
-    written: bool = False  # from a change before the seq: a column that it does not have was added since, and holds its default
-
-
-@dataclass
-class History:
-    """What the log tells of one table."""
-
-    after: dict[Identity, Known] = field(default_factory=dict)  # by the first change after the seq
-    before: dict[Identity, Known] = field(default_factory=dict)  # by the newest change up to it
+from changelog.values import Value
 
 
 class Past:
@@ -72,9 +47,10 @@ class Past:
         self._present = {} if self._rebirth else {self._lineage.now.table(t.name): t for t in read_tables(db)}
         self.tables = {t.name: t for t in _tables_of(self.objects)}
         self._only = None if only is None else self._find(only).name
-        self._histories: dict[int, History] = {}
-        self._read_after()
-        self._read_before()
+        log = LogRows(db, self._lineage, progress)
+        self._histories = {number: History() for number in self._wanted()}
+        log.read_after(self._histories, seq, (self._rebirth or self._head + 1) - 1)
+        log.read_before(self._histories, seq, self._birth, self._looked_for())
 
     def table(self, name: str) -> Table:
         """A table of that time, whatever the case of its name. Raises NotFound."""
@@ -82,14 +58,14 @@ class Past:
 
     def masked(self, table: Table) -> set[str]:
         """The columns of this table that people are not to see."""
-        return {name for name, _, masked in self._lineage.slots(self.seq, table.name, table.gen) if masked}
+        return {c.name for c in table.all_columns if self._lineage.is_masked(self.seq, table.name, table.gen, c.name)}
 
     def rows_of(self, table: Table) -> Iterator[dict[str, Value]]:
         """All rows of a table, each as the values of its stored columns, and of the rowid where that is the key; a column that is missing
         holds its default. Raises CannotRebuild."""
         number = self.names.table(table.name)
         self._check_complete(table, number)
-        history = self._histories.get(number, History())
+        history = self._histories[number]
         present = self._present.get(number)
         if present:
             for identity, known in self._present_rows(present, number):
@@ -103,7 +79,7 @@ class Past:
     def row(self, table: Table, identity: Identity) -> dict[str, Value] | None:
         """One row, or None where there was none. Raises CannotRebuild."""
         number = self.names.table(table.name)
-        history, present = self._histories.get(number, History()), self._present.get(number)
+        history, present = self._histories[number], self._present.get(number)
         found = [history.before.get(identity), history.after.get(identity)]
         if found == [None, None]:
             self._check_complete(table, number)
@@ -119,7 +95,7 @@ class Past:
                     yield row
         elif len(key) > 1:
             places = [c.name for c in table.columns if c.pk]
-            history = self._histories.get(self.names.table(table.name), History())
+            history = self._histories[self.names.table(table.name)]
             known = {*history.before, *history.after}
             if not self._rebirth:
                 present = self._present.get(self.names.table(table.name))
@@ -128,7 +104,7 @@ class Past:
                 if self._quoted(dict(zip(places, identity, strict=True)), key) == text:
                     yield from filter(None, [self.row(table, identity)])
         else:
-            history = self._histories.get(self.names.table(table.name), History())
+            history = self._histories[self.names.table(table.name)]
             identities_ = [(value,) for value in dict.fromkeys(values)]
             found = [identity for identity in identities_ if identity in history.before or identity in history.after]
             yield from filter(None, (self.row(table, identity) for identity in found or identities_))
@@ -141,7 +117,7 @@ class Past:
         """What tells this row from the others."""
         if table.keyed_by_rowid:
             return (row[table.rowid or ""],)
-        return _exact(tuple(row[c.name] for c in table.columns if c.pk))
+        return exact(tuple(row[c.name] for c in table.columns if c.pk))
 
     def _check_range(self) -> None:
         [(oldest, count)] = rows(self._db, "SELECT min(seq), count(*) FROM changelog WHERE seq>?", (self.seq,))
@@ -158,37 +134,6 @@ class Past:
 
     def _wanted(self) -> dict[int, Table]:
         return {self.names.table(t.name): t for t in self.tables.values() if self._only in (None, t.name)}
-
-    def _read_after(self) -> None:
-        wanted = self._wanted()
-        for row in self._log(self.seq, (self._rebirth or self._head + 1) - 1):
-            number, columns, before, after = self._touched(row)
-            if number in wanted:
-                found = self._histories.setdefault(number, History()).after
-                if before is not None and before not in found:
-                    found[before] = Known(_before(row, columns))
-                if after is not None:
-                    found.setdefault(after, Known(None))
-
-    def _read_before(self) -> None:
-        """Backwards, until the newest change of each row is found that is looked for."""
-        wanted = self._looked_for()
-        pending = {n: set(self._histories[n].after) if n in self._histories else set() for n, every in wanted.items() if not every}
-        if not any(wanted.values()) and not any(pending.values()):
-            return
-        for row in self._log_backwards():
-            number, columns, before, after = self._touched(row)
-            if number not in wanted:
-                continue
-            found = self._histories.setdefault(number, History()).before
-            new = sides(row, len(columns))[0]
-            reached = Known(dict(zip(columns, new, strict=True)), written=True) if new else None
-            for identity, known in ((after, reached), (before, Known(None, written=True))):
-                if known is not None and identity is not None and identity not in found and (wanted[number] or identity in pending[number]):
-                    found[identity] = known
-                    pending.get(number, set()).discard(identity)
-            if not any(wanted.values()) and not any(pending.values()):
-                return
 
     def _looked_for(self) -> dict[int, bool]:
         """The tables for which the log before the seq is needed: for every row (True), or for those that were touched since (False)."""
@@ -215,23 +160,13 @@ class Past:
         now = {self._lineage.now.column(number, c.name) for c in present.columns} if present else set()
         return [c.name for c in table.columns if present and self.names.column(number, c.name) not in now]
 
-    def _touched(self, row: tuple[Value, ...]) -> tuple[int, list[int], Identity | None, Identity | None]:
-        """The table of a log row, its columns, and the row before and after the change; table -1 for a row that is no change of one."""
-        if row[5] not in ("I", "U", "D"):
-            return -1, [], None, None
-        seq = int(str(row[0]))
-        slots, names = self._lineage.slots(seq, row[4], row[7]), self._lineage.at(seq)
-        number = names.table(str(row[4]))
-        before, after = identities(row, slots)
-        return number, [names.column(number, name) for name, _, _ in slots], _wrapped(before), _wrapped(after)
-
     def _present_rows(self, table: Table, number: int) -> Iterator[tuple[Identity, Known]]:
         names = row_names(table)
         first = len(names) - len(table.columns)
         columns = [self._lineage.now.column(number, c.name) for c in table.columns]
         for row in table_rows(self._db, table):
             values = dict(zip(columns, row[first:], strict=True))
-            identity = (row[0],) if table.keyed_by_rowid else _exact(tuple(row[i + first] for i, c in enumerate(table.columns) if c.pk))
+            identity = (row[0],) if table.keyed_by_rowid else exact(tuple(row[i + first] for i, c in enumerate(table.columns) if c.pk))
             yield identity, Known(values)
 
     def _row(self, table: Table, identity: Identity, found: Iterable[Known | None]) -> dict[str, Value]:
@@ -293,39 +228,10 @@ class Past:
     def _at(self, seq: int) -> str:
         return one(self._db, "SELECT at FROM changelog WHERE seq=?", (seq,))
 
-    def _log(self, after: int, upto: int) -> Iterator[tuple[Value, ...]]:
-        for start in range(after, upto, READ_ROWS):
-            self._progress(start - after, upto - after)
-            yield from read_log(self._db, start, min(upto, start + READ_ROWS))
-
-    def _log_backwards(self) -> Iterator[tuple[Value, ...]]:
-        oldest = max(self._birth, one(self._db, "SELECT min(seq) FROM changelog") - 1)
-        for end in range(self.seq, oldest, -READ_ROWS):
-            self._progress(self.seq - end, self.seq - oldest)
-            yield from reversed(read_log(self._db, max(oldest, end - READ_ROWS), end))
-
-
-def _before(row: tuple[Value, ...], columns: list[int]) -> dict[int, Value] | None:
-    """The whole row before an update or a delete, by column number: what an update did not change stands among the new values."""
-    new, old = sides(row, len(columns))
-    if row[5] == "U":
-        changed = str(row[8])
-        old = [o if changed[i] == "1" else n for i, (n, o) in enumerate(zip(new, old, strict=True))]
-    return dict(zip(columns, old, strict=True))
-
 
 def _exists(found: Iterable[Known | None]) -> bool:
     """Whether the row was there: the first that knows it says so."""
     return next((known.values is not None for known in found if known), False)
-
-
-def _wrapped(identity: Any) -> Identity | None:
-    return identity if identity is None else _exact(identity) if isinstance(identity, tuple) else (identity,)
-
-
-def _exact(identity: Identity) -> Identity:
-    """Hashed apart: a blob and a text of the same bytes, which are two keys."""
-    return tuple(("text", bytes(v)) if type(v) is RawText else v for v in identity)
 
 
 def _without_virtual(objects: Objects) -> tuple[Objects, list[str]]:

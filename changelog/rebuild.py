@@ -9,8 +9,8 @@ import apsw
 
 from changelog.apply import mark
 from changelog.connection import connect, sync_path
-from changelog.errors import Conflict
-from changelog.past import CannotRebuild, Past
+from changelog.errors import CannotRebuild, Conflict
+from changelog.past import Past
 from changelog.schema import Table, identifier, sequences_of
 from changelog.values import RawText, Value
 

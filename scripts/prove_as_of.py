@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from changelog.connection import connect, rows
 from changelog.digest import row_names, table_rows
+from changelog.errors import CannotRebuild
 from changelog.install import install
 from changelog.log import head
-from changelog.past import CannotRebuild, Past
+from changelog.past import Past
 from changelog.primary import Primary
 from changelog.rebuild import in_memory, write_file
 from changelog.reconcile import reconcile, run_ddl

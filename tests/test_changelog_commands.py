@@ -219,12 +219,12 @@ def test_show_refuses_what_it_does_not_understand_as_usage(primary: Path, wrong:
 
 def test_as_of_prints_a_row_and_a_table_as_they_were(primary: Path) -> None:
     b, c = {"id": 2, "pen": "B", "secret": "***", "color": "blue"}, {"id": 3, "pen": "C", "secret": "***", "color": None}
-    assert objects("as-of", primary, 3, "--table", "pens") == [{"id": 1, "pen": "A", "secret": "***", "color": "red"}, b, c]
-    assert objects("as-of", primary, 3, "--table", "Pens", "--key", 3) == [c]
-    assert objects("as-of", primary, 5, "--table", "pens", "--key", 3) == []
-    assert objects("as-of", primary, 5, "--table", "pens", "--key", 9) == [{**c, "id": 9}]
-    assert objects("as-of", primary, 9, "--table", "pairs", "--key", "'x',1") == [{"a": "x", "b": 1, "v": {"b": "00ff"}}]
-    assert objects("as-of", primary, 8, "--table", "bare", "--key", 1) == [{"rowid": 1, "x": 1.5}]
+    assert objects("as-of", "--json", primary, 3, "--table", "pens") == [{"id": 1, "pen": "A", "secret": "***", "color": "red"}, b, c]
+    assert objects("as-of", "--json", primary, 3, "--table", "Pens", "--key", 3) == [c]
+    assert objects("as-of", "--json", primary, 5, "--table", "pens", "--key", 3) == []
+    assert objects("as-of", "--json", primary, 5, "--table", "pens", "--key", 9) == [{**c, "id": 9}]
+    assert objects("as-of", "--json", primary, 9, "--table", "pairs", "--key", "'x',1") == [{"a": "x", "b": 1, "v": {"b": "00ff"}}]
+    assert objects("as-of", "--json", primary, 8, "--table", "bare", "--key", 1) == [{"rowid": 1, "x": 1.5}]
 
 
 def test_as_of_writes_a_file_that_is_the_database_of_then(primary: Path, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_as_of_reads_a_replica_alike(primary: Path, tmp_path: Path) -> None:
 
 def test_as_of_a_time_is_the_newest_change_up_to_it_and_warns_of_a_clock_that_went_back(primary: Path) -> None:
     run_sql(primary, "UPDATE changelog SET at=printf('2026-11-23T16:00:%02d.000Z', seq)")
-    done = run("as-of", primary, "2026-11-23T16:00:05.5", "--table", "pens", "--key", 9)
+    done = run("as-of", "--json", primary, "2026-11-23T16:00:05.5", "--table", "pens", "--key", 9)
     assert json.loads(done.stdout)["id"] == 9 and "seq 5" in done.stderr and "backwards" not in done.stderr
     run_sql(primary, "UPDATE changelog SET at='2026-11-23T17:00:00.000Z' WHERE seq=3")
     assert "1 changes before seq 5" in run("as-of", primary, "2026-11-23T16:00:05.5", "--table", "pens").stderr
@@ -261,7 +261,7 @@ def test_as_of_names_the_dropped_table_that_it_cannot_rebuild_and_rebuilds_the_o
     done = run("as-of", primary, 9, "--out", tmp_path / "then.db", code=FAILED)
     assert "table pens: it was dropped by seq 10" in done.stderr and not (tmp_path / "then.db").exists()
     assert len(lines("as-of", primary, 9, "--table", "bare")) == 2
-    assert objects("as-of", primary, 4, "--table", "pens", "--key", 2)[0]["pen"] == "BB"
+    assert objects("as-of", "--json", primary, 4, "--table", "pens", "--key", 2)[0]["pen"] == "BB"
 
 
 def test_as_of_rebuilds_a_dropped_table_whose_whole_life_is_in_the_log(primary: Path, tmp_path: Path) -> None:
@@ -277,8 +277,8 @@ def test_as_of_rebuilds_a_dropped_table_whose_whole_life_is_in_the_log(primary: 
 def test_as_of_names_the_dropped_column_that_it_cannot_rebuild(primary: Path, tmp_path: Path) -> None:
     run("ddl", primary, "ALTER TABLE pens DROP COLUMN color")
     shell(primary, "INSERT INTO pens(id,pen) VALUES(77,'Z')")
-    assert objects("as-of", primary, 9, "--table", "pens", "--key", 2)[0]["color"] == "blue"  # in the log
-    assert objects("as-of", primary, 3, "--table", "pens", "--key", 1)[0]["color"] == "red"  # in its delete
+    assert objects("as-of", "--json", primary, 9, "--table", "pens", "--key", 2)[0]["color"] == "blue"  # in the log
+    assert objects("as-of", "--json", primary, 3, "--table", "pens", "--key", 1)[0]["color"] == "red"  # in its delete
     path = make_primary(tmp_path / "old.db", PENS + "INSERT INTO pens VALUES(1,'A','s1','red')")
     run("ddl", path, "ALTER TABLE pens DROP COLUMN color")
     assert "column pens.color: it was dropped by seq 2" in run("as-of", path, 1, "--table", "pens", code=FAILED).stderr
@@ -288,14 +288,14 @@ def test_as_of_before_a_new_epoch_rebuilds_only_single_rows_that_changed(primary
     run("install", primary)
     done = run("as-of", primary, 9, "--table", "pens", code=FAILED)
     assert "a new epoch began at seq 10" in done.stderr
-    assert objects("as-of", primary, 3, "--table", "pens", "--key", 2)[0]["pen"] == "B"
-    assert len(objects("as-of", primary, 10, "--table", "pens")) == 2
+    assert objects("as-of", "--json", primary, 3, "--table", "pens", "--key", 2)[0]["pen"] == "B"
+    assert len(objects("as-of", "--json", primary, 10, "--table", "pens")) == 2
 
 
 def test_as_of_before_what_was_trimmed_says_where_the_log_begins(primary: Path) -> None:
     run_sql(primary, "DELETE FROM changelog WHERE seq<6")
     assert "begins at seq 6" in run("as-of", primary, 4, "--table", "pens", code=FAILED).stderr
-    assert len(objects("as-of", primary, 5, "--table", "pens")) == 3
+    assert len(objects("as-of", "--json", primary, 5, "--table", "pens")) == 3
 
 
 @pytest.mark.parametrize(

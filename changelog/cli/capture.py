@@ -132,14 +132,19 @@ def _status(db: apsw.Connection) -> dict[str, Any]:
 
 @click.command()
 @FILE
-def head(file: Path) -> None:
+@JSON
+def head(file: Path, as_json: bool) -> None:
     """The newest position of FILE, as epoch/seq/check.
 
     \b
     python -m changelog head farm.db
     """
     with opened_log(file, readonly=True) as db:
-        click.echo(str(Position.of_head(db)))
+        position = Position.of_head(db)
+    if as_json:
+        print_json(asdict(position))
+    else:
+        click.echo(str(position))
 
 
 @click.command()

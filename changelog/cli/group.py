@@ -68,15 +68,18 @@ def print_json(facts: Any) -> None:
     click.echo(json.dumps(facts, ensure_ascii=False))
 
 
-def progress(what: str) -> Callable[[int, int], None]:
-    """A callback that shows how far some work is, on stderr where that is a terminal."""
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a callback (done, total) that shows how far some work is, on stderr where that is a terminal."""
     shown = -1
 
     def show(done: int, total: int) -> None:
         nonlocal shown
         percent = 100 * done // max(total, 1)
-        if sys.stderr.isatty() and percent != shown:
+        if percent != shown and sys.stderr.isatty():
             shown = percent
-            click.echo(f"\r{what} {percent:>3} %\r", err=True, nl=False)
+            click.echo(f"\r{what} {percent:>3} %", err=True, nl=False)
 
-    return show
+    yield show
+    if shown >= 0:
+        click.echo(f"\r{' ' * (len(what) + 6)}\r", err=True, nl=False)

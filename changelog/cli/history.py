@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 import click
 
-from changelog.audit import Chosen, LogFile, changes, keys, line, moment
+from changelog.audit import Chosen, LogFile, changes, keys, line, moment, printable, shown
 from changelog.cli.group import FILE, JSON, print_json, progress, say
 from changelog.connection import one
 from changelog.errors import NotFound
@@ -79,7 +79,8 @@ def _show(source: LogFile, chosen: Chosen, after: int, as_json: bool) -> int:
 @click.option("--table", "table_name", help="Print this table.")
 @click.option("--key", help="Print only the row with this key, as `show` prints it. Needs --table.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the whole database to this new file.")
-def as_of(file: Path, when: str, table_name: str | None, key: str | None, out: Path | None) -> None:
+@JSON
+def as_of(file: Path, when: str, *, table_name: str | None, key: str | None, out: Path | None, as_json: bool) -> None:
     """Print or write what FILE held right after SEQ, or at TIME (UTC).
 
     \b
@@ -87,7 +88,7 @@ def as_of(file: Path, when: str, table_name: str | None, key: str | None, out: P
     python -m changelog as-of farm.db 2026-11-23T06:00 --table cattle
     python -m changelog as-of farm.db 1042 --out yesterday.db
 
-    Rows are printed as JSON, one a line, masked columns as ***. The new file is a plain database without a log; nothing is masked in it.
+    Rows are printed one a line, masked columns as ***. The new file is a plain database without a log; nothing is masked in it.
     A seq is taken literally: the log does not know which one ended a transaction. A TIME means the newest change up to it, by the clock
     of the primary. What the log does not tell (tables and columns that were dropped, what came before a new epoch) is named, and exit
     code 1.
@@ -97,25 +98,39 @@ def as_of(file: Path, when: str, table_name: str | None, key: str | None, out: P
     source = LogFile(file)
     try:
         with source.snapshot() as db:
-            past = Past(db, _seq_at(db, when), table_name, progress("reading the log"))
+            seq = _seq_at(db, when)
+            with progress("reading the log") as show_progress:
+                past = Past(db, seq, table_name, show_progress)
             if out:
-                for note in write_file(db, past, out):
-                    say(note)
-                say(f"{out} holds what {file} held right after seq {past.seq}")
+                _write(db, past, out, as_json)
             elif table_name:
-                _print_rows(db, past, past.table(table_name), key)
+                _print_rows(db, past, past.table(table_name), key, as_json)
     finally:
         source.close()
 
 
-def _print_rows(db: apsw.Connection, past: Past, table: Table, key: str | None) -> None:
+def _write(db: apsw.Connection, past: Past, out: Path, as_json: bool) -> None:
+    notes = write_file(db, past, out)
+    for note in notes:
+        say(note)
+    if as_json:
+        print_json({"file": str(out), "seq": past.seq, "tables": list(past.tables), "notes": notes})
+    else:
+        say(f"{out} holds the database as it was right after seq {past.seq}")
+
+
+def _print_rows(db: apsw.Connection, past: Past, table: Table, key: str | None, as_json: bool) -> None:
     found = past.rows_of(table) if key is None else past.rows_with_key(table, key, keys(key))
     hidden = past.masked(table)
     copy = in_memory(db, past, table, found)
     try:
         names = [*([table.rowid] if table.keyed_by_rowid and table.rowid else []), *(c.name for c in table.all_columns)]
         for row in exact_rows(copy, [identifier(n) for n in names], f"FROM {identifier(table.name)}"):
-            print_json({name: MASK if name in hidden and v is not None else for_json(v) for name, v in zip(names, row, strict=True)})
+            facts = {name: MASK if name in hidden and v is not None else for_json(v) for name, v in zip(names, row, strict=True)}
+            if as_json:
+                print_json(facts)
+            else:
+                click.echo(printable(", ".join(f"{name}={shown(value)}" for name, value in facts.items())))
     finally:
         copy.close()
 
