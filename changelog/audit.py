@@ -124,6 +124,8 @@ def line(change: dict[str, Any]) -> str:
 
 def printable(text: str) -> str:
     """`text` without what could move a terminal's cursor."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 

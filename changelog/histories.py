@@ -18,7 +18,7 @@ Identity = tuple[Any, ...]
 Progress = Callable[[int, int], object]  # (log rows read, of how many)
 
 
-@dataclass
+@dataclass(slots=True)
 class Known:
     """What the log tells of one row: its values by column number, or None where it was not there."""
 
