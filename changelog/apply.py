@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -31,16 +31,15 @@ class Applier:
         """Apply every row and return the last one. Raises Divergence at the first surprise."""
         last = None
         for page in pages:
-            for is_ddl, group in groupby(page.rows, key=lambda row: row[5] == "X"):
-                rows = list(group)
-                last = rows[-1]
+            last = page.rows[-1]
+            for rows in _cut_at_ddl(page.rows) if page.ddl else [page.rows]:
                 try:
-                    for row in rows if is_ddl else ():
-                        self._apply_ddl(row)
-                    if not is_ddl:
+                    if rows[0][5] == "X":
+                        self._apply_ddl(rows[0])
+                    else:
                         self._apply_rows(rows, page.raw)
                 except (apsw.Error, TypeError, ValueError, KeyError, OverflowError) as exc:
-                    where = f"seq {rows[0][0]} to {last[0]}"
+                    where = f"seq {rows[0][0]} to {rows[-1][0]}"
                     raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=rows[0][0]) from exc
         return last
 
@@ -86,6 +85,15 @@ class Applier:
                 raise Divergence(f"seq {row[0]}: table {row[4]} does not exist here with these columns", seq=row[0])
             found = self._shapes[key] = _Shape.of(row, table, raw_at, whole=table.name in self._triggered)
         return found
+
+
+def _cut_at_ddl(rows: list[Row]) -> Iterator[list[Row]]:
+    """The rows in runs; each X is one of its own."""
+    for is_ddl, run in groupby(rows, key=lambda row: row[5] == "X"):
+        if is_ddl:
+            yield from ([row] for row in run)
+        else:
+            yield list(run)
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from changelog.errors import BadRequest, DamagedFile, Divergence, HistoryTrimmed
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.reader import descends
-from changelog.replay import connect_replica, position_of, replay
+from changelog.replay import checkpoint, connect_replica, position_of, replay
 from changelog.wire import decode_frame, encode_frame
 
 
@@ -82,7 +82,9 @@ def _advance(source: Primary, target: Path, before: Position) -> Position:
     header, found = source.frame(before)
     db = connect_replica(target)
     try:
-        return replay(db, *decode_frame(encode_frame(header, found)))
+        position = replay(db, *decode_frame(encode_frame(header, found)))
+        checkpoint(db)
+        return position
     finally:
         db.close()
 

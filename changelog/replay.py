@@ -6,7 +6,10 @@ Any surprise raises, everything is rolled back, and the caller takes the one roa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import gc
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apsw
@@ -20,6 +23,7 @@ from changelog.schema import identifier, read_tables, schema_hash, sequences_of
 from changelog.values import RawText, decode_value
 from changelog.wire import Header, Page
 
+CHECKPOINT_BYTES = 4 * 2**20  # of the -wal
 CACHE_KIB = 32_000  # a long replay dirties many pages; spilling them would write them twice
 
 TableContents = Mapping[str, list[dict[str, Any]]]  # rows as JSON objects, by table
@@ -29,7 +33,7 @@ POSITION_TABLE = "CREATE TABLE IF NOT EXISTS changelog_position(epoch TEXT, seq 
 
 def connect_replica(path: Path_) -> apsw.Connection:
     """The one writing connection of a replica. Raises DamagedFile, also where the file never became a replica."""
-    db = connect(path, checkpoints=True)
+    db = connect(path)  # its checkpoints are made by `checkpoint`, when nobody waits for a commit
     db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # what the primary's triggers did is in the log already
     db.pragma("ignore_check_constraints", True)  # somebody on the primary may have
     db.pragma("cache_size", -CACHE_KIB)
@@ -39,6 +43,13 @@ def connect_replica(path: Path_) -> apsw.Connection:
         db.close()
         raise
     return db
+
+
+def checkpoint(db: apsw.Connection) -> None:
+    """Move the -wal into the file when it has grown: after a commit, so that no reader of the new rows has to wait for it."""
+    with contextlib.suppress(FileNotFoundError, apsw.BusyError):
+        if os.stat(db.filename_wal).st_size > CHECKPOINT_BYTES:
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 def position_of(db: apsw.Connection) -> Position:
@@ -67,7 +78,7 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
     With `contents`, all rows as of the frame's end, the frame only goes into the log and the tables are filled anew.
     Raises Divergence when the frame does not fit this replica, and what decoding the frame raises.
     """
-    with db:
+    with db, _no_garbage_collection():
         before = position_of(db)
         if (header.epoch, header.after, header.check) != (before.epoch, before.seq, before.check):
             raise Divergence(f"a frame after {header.epoch}/{header.after}/{header.check} does not fit a replica at {before}")
@@ -84,6 +95,18 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
         after = Position(header.epoch, header.upto, last[2])
         move_position(db, after)
     return after
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Millions of values and not one cycle: looking for them takes a tenth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _fill_tables(db: apsw.Connection, contents: TableContents) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain, product
+from itertools import chain
 from typing import Any, NamedTuple
 
 from changelog.errors import BrokenFrame, ProtocolMismatch
@@ -27,24 +27,24 @@ CHUNK_BYTES = 128 * 1024  # how much is encoded, sent and decoded at a time
 MAX_LINE_BYTES = 256 * 1024 * 1024  # a longer line is an attack or an accident
 FACTS = ("seq", "at", "nonce", "actor", "tbl", "op", "key", "gen", "chg", "rid", "orid")
 
-OPS = ("I", "U", "D", "X")
+OPS = {"I", "U", "D", "X"}
 
 Row = list[Any]
 
 
 class Page(NamedTuple):
-    """Neighbouring rows of a frame. `raw`: some text in them is not valid UTF-8, and stands here as RawText."""
+    """Neighbouring rows of a frame. `raw`: some text in them is not valid UTF-8, and stands here as RawText. `ddl`: an X is among them."""
 
     rows: list[Row]
     raw: bool
+    ddl: bool
 
 
-_NONE, _TEXT, _INTEGER, _ANY = (type(None),), (str, type(None)), (int, type(None)), (int, float, str, dict, type(None))
-# Every combination of types that the facts of a row can have, in the order of FACTS.
-# The actor is what any shell wrote there.
-_ROW = product((int,), _TEXT, (int,), _ANY, (str,), (str,), _ANY, (int,), _TEXT, _INTEGER, _INTEGER)
-_DDL = product((int,), _TEXT, (int,), _ANY, _NONE, (str,), (str,), _NONE, _NONE, _NONE, _NONE)
-_FACT_TYPES = {"X": frozenset(_DDL), **dict.fromkeys("IUD", frozenset(_ROW))}
+_NONE: set[type] = {type(None)}
+_TEXT, _INTEGER, _ANY = {str} | _NONE, {int} | _NONE, {int, float, str, dict} | _NONE
+# The types that the facts of a row can have, in the order of FACTS. (The actor is what any shell wrote there.)
+_ROW_TYPES: tuple[set[type], ...] = ({int}, _TEXT, {int}, _ANY, {str}, {str}, _ANY, {int}, _TEXT, _INTEGER, _INTEGER)
+_DDL_TYPES: tuple[set[type], ...] = ({int}, _TEXT, {int}, _ANY, _NONE, {str}, {str}, _NONE, _NONE, _NONE, _NONE)
 
 
 @dataclass(frozen=True)
@@ -147,27 +147,38 @@ def _decode_rows(header: Header, rest: bytes, pieces: Iterator[bytes]) -> Iterat
             body, end = piece[:last], _parse(piece[last:])
         if body:
             rows = _parse(b"[" + body[:-1].replace(b"\n", b",") + b"]")
-            _check_rows(rows, seq, header)
+            ddl = _check_rows(rows, seq, header)
             if b'{"' in body or b"true" in body or b"false" in body:  # envelopes, and what no encoder of ours writes
                 rows = [[decode_value(v) for v in row] for row in rows]
             seq += len(rows)
-            yield Page(rows, b'{"t":' in body)
+            yield Page(rows, b'{"t":' in body, ddl)
     if end != {"count": seq - header.after, "upto": header.upto}:
         raise BrokenFrame(f"the frame breaks off after seq {seq}")
 
 
-def _check_rows(rows: list[Row], seq: int, header: Header) -> None:
+def _check_rows(rows: list[Row], seq: int, header: Header) -> bool:
+    """Whether there is DDL among the rows. Raises BrokenFrame for what is no row, or not the next one."""
     if not rows:
         raise BrokenFrame("an empty line")
     if seq + len(rows) > header.upto:
         raise BrokenFrame(f"rows behind upto {header.upto}")
-    for row in rows:
-        seq += 1
-        if type(row) is not list or len(row) < len(FACTS) or row[0] != seq:
-            raise BrokenFrame(f"seq {seq} was expected, not {str(row)[:60]}")
-        types = tuple(map(type, row[: len(FACTS)]))
-        if types not in _FACT_TYPES.get(row[5], ()):
-            raise BrokenFrame(f"the row of seq {seq} is malformed")
+    if set(map(type, rows)) != {list} or min(map(len, rows)) < len(FACTS):
+        raise BrokenFrame(f"after seq {seq} comes what is no row")
+    ddl = [row for row in rows if row[5] == "X"]
+    _check_facts(rows if not ddl else [row for row in rows if row[5] != "X"], _ROW_TYPES, seq)
+    _check_facts(ddl, _DDL_TYPES, seq)
+    if [row[0] for row in rows] != list(range(seq + 1, seq + 1 + len(rows))):
+        raise BrokenFrame(f"the rows after seq {seq} are not the next ones")
+    return bool(ddl)
+
+
+def _check_facts(rows: list[Row], types: tuple[set[type], ...], seq: int) -> None:
+    # Column by column: a check row by row would cost as much as applying it.
+    for values, allowed in zip(zip(*(row[: len(FACTS)] for row in rows), strict=True), types, strict=False):
+        if not set(map(type, values)) <= allowed:
+            raise BrokenFrame(f"a row after seq {seq} is malformed")
+    if not {row[5] for row in rows} <= OPS:
+        raise BrokenFrame(f"a row after seq {seq} has an op that is not known")
 
 
 def _parse(text: bytes) -> Any:

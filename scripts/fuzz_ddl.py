@@ -37,7 +37,7 @@ from scripts.fuzz_capture import contents
 ROUNDS = 6
 STATEMENTS = 7
 VALUES = ["1", "2", "3", "'a'", "'B'", "'b'", "NULL", "1.5", "-0.0", "x'00ff'", "'it''s'", "CAST(x'61ff' AS TEXT)"]
-TYPES = ["TEXT", "INTEGER", "REAL", "", "TEXT COLLATE NOCASE", "TEXT DEFAULT 'd'", "INTEGER DEFAULT 5", "REAL NOT NULL DEFAULT 2", "DEFAULT 1"]
+TYPES = ["TEXT", "INTEGER", "REAL", "", "TEXT COLLATE NOCASE", "TEXT DEFAULT 'd'", "INTEGER DEFAULT 5", "REAL NOT NULL DEFAULT 2"]
 DDL = ["add", "add", "rename", "column", "index", "unique", "view", "trigger", "drop", "other", "vacuum", "rebuild", "off"]
 KEYS = ["k INTEGER PRIMARY KEY", "k TEXT PRIMARY KEY", "k TEXT NOT NULL PRIMARY KEY", "k", "k INTEGER PRIMARY KEY AUTOINCREMENT"]
 OR = ["", "", "OR REPLACE", "OR IGNORE", "OR FAIL"]

@@ -17,7 +17,7 @@ from changelog.errors import DamagedFile, Divergence, HistoryTrimmed, PositionMi
 from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.reader import descends
-from changelog.replay import connect_replica, position_of, replay
+from changelog.replay import checkpoint, connect_replica, position_of, replay
 from changelog.schema import identifier, read_tables
 from server.indexes import LOCAL_INDEXES
 from server.pi_client import PiClient
@@ -82,6 +82,7 @@ class Follower:
             self._index_for_pages(db)
         self._state.position(after.epoch, after.seq)
         self._state.following(header.upto)
+        checkpoint(db)
         count = after.seq - before.seq
         self._store.record_sync("pull", "ok", rows=count, seconds=time.monotonic() - started)
         logger.debug("Incremental sync: %d records updated", count)
