@@ -15,7 +15,7 @@ import apsw
 from changelog.audit import is_replica
 from changelog.bootstrap import copy_over, empty_wal, fit_out, put_in_place
 from changelog.connection import connect
-from changelog.errors import BadRequest, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, Stranger
+from changelog.errors import BadRequest, Conflict, DamagedFile, Divergence, HistoryTrimmed, NotFound, PositionMismatch, Stranger
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.reader import descends
@@ -40,10 +40,14 @@ class Pulled:
 def pull(source: Primary, target: Path, overwrite: bool = False) -> Pulled:
     """Bring the replica at `target` to the newest commit of `source`, making it where there is none.
 
-    Raises Stranger when the file at `target` is no replica of this primary, unless `overwrite`, and BadRequest when it is the primary.
+    Raises Stranger when the file at `target` is no replica of this primary, unless `overwrite`; BadRequest when it is the primary; Conflict
+    when `source` is a replica.
     """
     if target.exists() and source.path.exists() and os.path.samefile(source.path, target):
         raise BadRequest("SOURCE and TARGET are the same file")
+    if not target.absolute().parent.is_dir():
+        raise NotFound(f"there is no folder {target.absolute().parent}")
+    _refuse_replica(source.path)
     before, doubt = _look_at(source, target, overwrite)
     if before is not None and not doubt:
         try:
@@ -51,6 +55,16 @@ def pull(source: Primary, target: Path, overwrite: bool = False) -> Pulled:
         except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
             doubt = exc.message
     return Pulled(before, _bootstrap(source, target), doubt)
+
+
+def _refuse_replica(source: Path) -> None:
+    """A replica has no triggers: taken for a primary, it would begin an epoch of its own, and follow nobody any more."""
+    db = connect(source, readonly=True)
+    try:
+        if is_replica(db):
+            raise Conflict(f"{source} is a replica itself: pull from its primary")
+    finally:
+        db.close()
 
 
 def _look_at(source: Primary, target: Path, overwrite: bool) -> tuple[Position | None, str]:

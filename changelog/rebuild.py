@@ -9,7 +9,7 @@ import apsw
 
 from changelog.apply import mark
 from changelog.connection import connect, sync_path
-from changelog.errors import CannotRebuild, Conflict
+from changelog.errors import CannotRebuild, Conflict, NotFound
 from changelog.past import Past
 from changelog.schema import Table, identifier, sequences_of
 from changelog.values import RawText, Value
@@ -24,6 +24,8 @@ def write_file(source: apsw.Connection, past: Past, target: Path) -> list[str]:
     """
     if target.exists():
         raise Conflict(f"{target} exists already: name a new file")
+    if not target.absolute().parent.is_dir():
+        raise NotFound(f"there is no folder {target.absolute().parent}")
     incoming = target.with_name(f"{target.name}.incoming")
     try:
         db = _created(source, past, incoming)

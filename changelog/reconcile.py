@@ -18,7 +18,9 @@ from changelog.triggers import KEEP_IMAGE, log_added_columns, log_all_rows, log_
 
 logger = logging.getLogger(__name__)
 
-_DDL = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*(CREATE|ALTER|DROP)\b", re.IGNORECASE | re.DOTALL)
+_BLANK = r"(\s|--[^\n]*(\n|$)|/\*.*?\*/)*"
+_DDL = re.compile(rf"{_BLANK}(CREATE|ALTER|DROP)\b", re.IGNORECASE | re.DOTALL)
+_COMMENT = re.compile(_BLANK, re.DOTALL)
 
 
 def reconcile(db: apsw.Connection, quiet_since: int | None = None) -> bool:
@@ -73,6 +75,8 @@ def _run_one(db: apsw.Connection, sql: str) -> None:
     seen: list[str] = []
 
     def look(cursor: apsw.Cursor, statement: str, bindings: object) -> bool:
+        if _COMMENT.fullmatch(statement):
+            return True
         seen.append(statement)
         if len(seen) > 1 or not _DDL.match(statement):
             raise BadRequest("one CREATE, ALTER or DROP at a time: our triggers are away while it runs; all else can be run in any program")

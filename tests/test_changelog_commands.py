@@ -416,6 +416,24 @@ def test_pull_leaves_what_is_not_its_replica_alone_unless_told(primary: Path, tm
         assert_alike(primary, target)
 
 
+def test_no_command_makes_a_primary_of_a_replica_unasked(primary: Path, tmp_path: Path) -> None:
+    replica = tmp_path / "replica.db"
+    run("pull", primary, replica)
+    before = replica.read_bytes()
+    assert "its primary" in run("ddl", replica, "ALTER TABLE pens ADD COLUMN a", code=FAILED).stderr
+    assert "its primary" in run("pull", replica, tmp_path / "second.db", code=FAILED).stderr
+    for reading in (["show"], ["as-of", "4", "--table", "pens"], ["status"], ["doctor"], ["diff", str(primary)]):
+        run(reading[0], replica, *reading[1:])
+    assert replica.read_bytes() == before and not (tmp_path / "second.db").exists()
+    assert objects("pull", primary, replica, "--json")[0]["did"] == "nothing"
+
+
+def test_a_folder_that_is_not_there_is_named(primary: Path, tmp_path: Path) -> None:
+    target = tmp_path / "away" / "new.db"
+    assert "there is no folder" in run("pull", primary, target, code=FAILED).stderr
+    assert "there is no folder" in run("as-of", primary, 4, "--out", target, code=FAILED).stderr
+
+
 def test_pull_into_the_primary_itself_is_refused_whatever_is_said(primary: Path, tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(primary)
     before = contents(primary)
@@ -443,7 +461,7 @@ def test_pull_follows_every_commit_ddl_and_new_epochs_included(primary: Path, tm
 def test_ddl_drops_a_column_and_says_what_was_logged(primary: Path) -> None:
     printed = lines("ddl", primary, "ALTER TABLE pens DROP COLUMN color")
     assert printed[0] == "seq 10: column pens.color dropped" and printed[1].startswith("position ")
-    [done] = objects("ddl", primary, "CREATE INDEX by_pen ON pens(pen)", "--json")
+    [done] = objects("ddl", primary, "/* a comment */ CREATE INDEX by_pen ON pens(pen); -- and another", "--json")
     assert done["logged"] == [{"seq": 11, "change": "index by_pen created"}] and done["new_epoch"] is None
 
 

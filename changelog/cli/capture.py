@@ -15,6 +15,7 @@ from changelog import install as installing
 from changelog.audit import is_replica, printable
 from changelog.cli.group import FAILED, FILE, JSON, YES, opened, opened_log, print_json, say
 from changelog.connection import one, rows
+from changelog.errors import Conflict
 from changelog.log import head as newest
 from changelog.position import Position, ancestors_of
 from changelog.reconcile import run_ddl
@@ -67,6 +68,8 @@ def ddl(file: Path, sql: str, as_json: bool) -> None:
     logged as soon as somebody reads the log. What the log cannot hold exactly begins a new epoch: replicas then take a snapshot.
     """
     with opened_log(file) as db:
+        if is_replica(db):
+            raise Conflict("this is a replica, whose schema follows that of its primary: run it there")
         before = newest(db)
         reason = run_ddl(db, sql)
         logged = rows(db, "SELECT seq, key FROM changelog WHERE seq>? AND op='X' ORDER BY seq", (before,))
