@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import apsw
 
 from changelog.connection import one
+from changelog.layout import IMAGE_SQL
 from changelog.schema import is_ours
-from changelog.triggers import IMAGE_SQL, OUR_TRIGGER
+from changelog.triggers import OUR_TRIGGER
 
 _TRIGGERS_A_TABLE = 5
 _STATISTICS = re.compile(r"sqlite_stat\d")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import apsw
 
-from changelog import triggers
+from changelog import layout, triggers
 from changelog.audit import is_replica
 from changelog.connection import one, rows
 from changelog.install import is_installed, masks_of, schema_moved, slot_count
@@ -92,7 +92,7 @@ def _log(db: apsw.Connection) -> Iterator[Finding]:
         yield Finding("log", True, "the log has a gap: somebody deleted rows of it", "python -m changelog install FILE begins a new epoch")
     masks = masks_of(db)
     yield Finding("masks", False, f"shown as ***: {', '.join(masks)}" if masks else "no column is masked in the views")
-    if slot_count(db) < triggers.MIN_SLOTS:
+    if slot_count(db) < layout.MIN_SLOTS:
         yield Finding("log", True, "the log has fewer slots than any version of ours makes", "python -m changelog install FILE")
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import apsw
 
-from changelog import triggers
+from changelog import layout, triggers
 from changelog.connection import one, rows
 from changelog.errors import CannotCapture, NotAPrimary
 from changelog.schema import Table, identifier, is_ours, literal, read_tables
@@ -80,10 +80,10 @@ def uninstall(db: apsw.Connection) -> None:
 
 def script(tables: Sequence[Table], masks: Sequence[str]) -> str:
     """The text of a triggers.sql for these tables: `sqlite3 FILE < triggers.sql` does what `install` does, or stops and changes nothing."""
-    slots = triggers.slots_for(tables)
+    slots = layout.slots_for(tables)
     guards = [f"{sql};" for sql in _script_guards(tables, slots)]
     lines = [".bail on", *guards, "PRAGMA journal_mode=WAL;", "BEGIN IMMEDIATE;"]
-    statements = [*triggers.log_tables(slots), *_captured(tables, masks, slots), *triggers.NEW_EPOCH, *triggers.KEEP_IMAGE]
+    statements = [*layout.log_tables(slots), *_captured(tables, masks, slots), *layout.NEW_EPOCH, *layout.KEEP_IMAGE]
     lines += [f"{sql};" for sql in statements]
     return "\n".join([*lines, "COMMIT;", ""])
 
@@ -98,7 +98,7 @@ def begin_epoch(db: apsw.Connection, masks: Sequence[str] | None) -> None:
     _check_masks(tables, masks)
     _check_known(db, tables)
     slots = _fit_log(db, tables)
-    for sql in [*_captured(tables, masks, slots, _generations(db)), *triggers.NEW_EPOCH, *triggers.KEEP_IMAGE]:
+    for sql in [*_captured(tables, masks, slots, _generations(db)), *layout.NEW_EPOCH, *layout.KEEP_IMAGE]:
         db.execute(sql)
 
 
@@ -134,9 +134,9 @@ def views_of_tables(db: apsw.Connection) -> list[str]:
 
 def _fit_log(db: apsw.Connection, tables: Sequence[Table]) -> int:
     """Log tables with enough slots; returns how many there are."""
-    for sql in triggers.log_tables(triggers.slots_for(tables)):
+    for sql in layout.log_tables(layout.slots_for(tables)):
         db.execute(sql)
-    return _widen(db, triggers.slots_for(tables))
+    return _widen(db, layout.slots_for(tables))
 
 
 def _generations(db: apsw.Connection) -> Generations:
@@ -150,9 +150,9 @@ def _generations(db: apsw.Connection) -> Generations:
 def _described(tables: Sequence[Table], masks: Sequence[str], slots: int, known: Generations | None = None) -> list[str]:
     statements = ["DELETE FROM changelog_stash", "DELETE FROM changelog_meta WHERE name='mask'"]
     statements += [f"INSERT INTO changelog_meta(name,value) VALUES('mask',{literal(m)})" for m in masks]
-    statements += triggers.audit_view(slots)
+    statements += layout.audit_view(slots)
     for table in tables:
-        statements += [*triggers.column_rows(table, masks), *triggers.table_view(table, masks, (known or {}).get(table.name))]
+        statements += [*layout.column_rows(table, masks), *layout.table_view(table, masks, (known or {}).get(table.name))]
     return statements
 
 

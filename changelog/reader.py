@@ -9,9 +9,9 @@ import apsw
 from changelog.connection import one
 from changelog.errors import HistoryTrimmed, PositionMismatch
 from changelog.install import slot_count
+from changelog.layout import slot_names
 from changelog.position import Position, ancestors_of, epoch_of
 from changelog.schema import schema_hash, sequences_of
-from changelog.triggers import slot_names
 from changelog.values import Value, exact_rows
 from changelog.wire import FACTS, Header
 

@@ -12,9 +12,10 @@ from changelog.connection import one, rows
 from changelog.ddl import Explanation, Image, Unexplained, explain, last_image, schema_list
 from changelog.errors import BadRequest
 from changelog.install import begin_epoch, capture_again, drop_triggers, in_wal_mode, masks_of, schema_moved
+from changelog.layout import KEEP_IMAGE, log_ddl
 from changelog.log import head
 from changelog.schema import Table, identifier, read_tables, schema_hash
-from changelog.triggers import KEEP_IMAGE, log_added_columns, log_all_rows, log_ddl
+from changelog.triggers import log_added_columns, log_all_rows
 
 logger = logging.getLogger(__name__)
 

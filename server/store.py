@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -222,6 +223,8 @@ class Store:
 
     def _prepared(self) -> apsw.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # SQLite would make it 0640; the group is to use it
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o660))
         db = connect(self.path, create=True, checkpoints=self._checkpoints)
         try:
             db.execute(SCHEMA)

@@ -13,11 +13,11 @@ import apsw
 from changelog.bootstrap import fit_out
 from changelog.connection import connect, rows
 from changelog.install import install
+from changelog.layout import slot_names
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.replay import connect_replica, position_of, replay
 from changelog.schema import identifier, schema_objects, sequences_of
-from changelog.triggers import slot_names
 from changelog.wire import FACTS, decode_frame
 
 REPOSITORY = Path(__file__).resolve().parents[1]

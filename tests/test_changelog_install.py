@@ -23,10 +23,10 @@ from changelog_parts import (
 from changelog.connection import connect, one, rows
 from changelog.errors import CannotCapture, NotAPrimary
 from changelog.install import install, schema_changes, schema_moved, script, uninstall
+from changelog.layout import MIN_SLOTS
 from changelog.position import Position, ancestors_of
 from changelog.reconcile import reconcile
 from changelog.schema import read_tables
-from changelog.triggers import MIN_SLOTS
 
 PENS = "CREATE TABLE pens(id INTEGER PRIMARY KEY, pen TEXT UNIQUE, secret TEXT);"
 
