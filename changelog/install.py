@@ -47,6 +47,8 @@ def schema_moved(db: apsw.Connection) -> bool:
 
     Raises NotAPrimary.
     """
+    if db.table_exists("main", "changelog_position"):
+        raise NotAPrimary("this file is a replica: what it holds is written on its primary")
     known = one(db, "SELECT value FROM changelog_meta WHERE name='schema_version'") if is_installed(db) else None
     if known is None:
         raise NotAPrimary
@@ -92,6 +94,7 @@ def begin_epoch(db: apsw.Connection, masks: Sequence[str] | None) -> None:
     """What `install` does, within a transaction."""
     _refuse_taken_names(db)
     drop_triggers(db)
+    db.execute("DROP TABLE IF EXISTS changelog_position")  # a replica that is made a primary follows nobody any more
     tables = read_tables(db)
     if masks is None:
         masks = _masks_kept(db, tables)

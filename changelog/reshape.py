@@ -7,6 +7,7 @@ RENAME COLUMN are. Everything else is made anew from its text.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import apsw
@@ -83,4 +84,19 @@ def _write_texts(db: apsw.Connection, objects: list[list[str]]) -> None:
 def _create_what_is_new(db: apsw.Connection, objects: list[list[str]]) -> None:
     for kind, name, _, sql in objects:
         if not one(db, "SELECT 1 FROM sqlite_schema WHERE type=? AND name=?", (kind, name)):
-            db.execute(sql)
+            _create(db, sql)
+
+
+def _create(db: apsw.Connection, sql: str) -> None:
+    """Run one CREATE statement and nothing else: this text comes from another machine."""
+    if not re.match(r"\s*CREATE\b", sql, re.IGNORECASE):
+        raise Divergence(f"no definition of a schema object: {sql[:60]!r}")
+    statements: list[str] = []
+
+    def only_the_first(_cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
+        statements.append(statement)
+        return len(statements) == 1
+
+    cursor = db.cursor()
+    cursor.exec_trace = only_the_first
+    cursor.execute(sql)
