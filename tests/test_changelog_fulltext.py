@@ -70,7 +70,9 @@ def test_an_index_without_content_of_its_own_or_over_nothing_is_left_alone(tmp_p
     primary = make_primary(
         tmp_path / "primary.db",
         """CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE VIRTUAL TABLE own USING fts5(a);
-        CREATE VIRTUAL TABLE none USING fts5(a, content=''); CREATE VIEW v AS SELECT id, a FROM t; CREATE VIRTUAL TABLE over USING fts5(a, content='v', content_rowid='id')""",
+        CREATE VIRTUAL TABLE none USING fts5(a, content='');
+        CREATE VIEW v AS SELECT id, a FROM t;
+        CREATE VIRTUAL TABLE over USING fts5(a, content='v', content_rowid='id')""",
     )
     replica = make_replica(primary, tmp_path / "replica.db")
     shell(primary, "INSERT INTO t VALUES(1,'x'); UPDATE t SET a='y'")
