@@ -32,7 +32,7 @@ def test_a_replica_is_made_advanced_and_kept_from_strangers_over_https(farm: Far
     assert made.returncode == 0 and "took a snapshot" in made.stdout, made.stderr
     assert_alike(farm, target)
 
-    farm.pi.sql("UPDATE cattle SET weight=7; ALTER TABLE pens ADD COLUMN yard; INSERT INTO pens(pen_number, yard) VALUES('P1', 'n')")
+    farm.pi.sql("UPDATE cattle SET weight=7; ALTER TABLE pens ADD COLUMN yard; INSERT INTO pens(pen_number, capacity) VALUES('P1', 1)")
     advanced = pull(farm, url, str(target))
     assert advanced.returncode == 0 and "replayed" in advanced.stdout, advanced.stderr
     assert_alike(farm, target)
