@@ -211,12 +211,19 @@ def _refuse_taken_names(db: apsw.Connection) -> None:
 
 
 def _check_known(db: apsw.Connection, tables: Sequence[Table]) -> None:
-    """Preparing an INSERT meets every function and collation of a table's keys, indexes and checks; a replica must know them, too."""
-    for table in tables:
-        try:
+    """Preparing an INSERT meets every function and collation of a table's keys, indexes and checks; a replica must know them, too.
+
+    But not the application's triggers: no replica runs them, and one of them may be broken since somebody dropped what it names.
+    """
+    enabled = db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, -1)
+    db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    try:
+        for table in tables:
             db.execute(f"EXPLAIN INSERT INTO {identifier(table.name)} DEFAULT VALUES").close()
-        except apsw.SQLError as exc:
-            raise CannotCapture(f"table {table.name}: {exc}; only the program that made it knows that, so no replica can follow") from exc
+    except apsw.SQLError as exc:
+        raise CannotCapture(f"table {table.name}: {exc}; only the program that made it knows that, so no replica can follow") from exc
+    finally:
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, enabled)
 
 
 def _masks_kept(db: apsw.Connection, tables: Sequence[Table]) -> list[str]:

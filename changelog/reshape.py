@@ -38,9 +38,13 @@ def _objects(db: apsw.Connection) -> list[tuple[str, str, str, str]]:
 
 
 def _drop_what_changed(db: apsw.Connection, change: dict[str, Any]) -> None:
-    """Views and triggers all, for they may stand in the way of what follows; indexes and tables that are no more."""
+    """Views and triggers all, for they may stand in the way of what follows; indexes and tables that are no more.
+
+    Virtual tables and their shadows have no log: when one of them changes, a new epoch begins.
+    """
     kept_indexes = {(name, sql) for kind, name, _, sql in change["objects"] if kind == "index"}
-    kept_tables = set(change["tables"].values())
+    uncaptured = rows(db, "SELECT name FROM pragma_table_list WHERE schema='main' AND type IN ('virtual','shadow')")
+    kept_tables = {*change["tables"].values(), *(name for (name,) in uncaptured)}
     for wanted in ("trigger", "view", "index", "table"):
         for kind, name, _, sql in _objects(db):
             local = kind == "index" and is_ours(kind, name)  # the server makes its own indexes again

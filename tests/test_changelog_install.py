@@ -493,3 +493,15 @@ def test_a_key_in_an_order_that_only_its_own_program_knows_is_refused_by_name(tm
             install(db)
     finally:
         db.close()
+
+
+def test_a_trigger_of_the_application_that_somebody_broke_stops_nothing(tmp_path: Path) -> None:
+    trigger = "CREATE TRIGGER app AFTER INSERT ON pens BEGIN INSERT INTO gone VALUES(NEW.pen); END"
+    path = make_primary(tmp_path / "p.db", f"{PENS}; CREATE TABLE gone(a); {trigger}; INSERT INTO pens(pen) VALUES('A')")
+    run_sql(path, "DROP TABLE gone", "UPDATE pens SET pen='B'")
+    db = connect(path)
+    install(db)
+    with pytest.raises(apsw.SQLError, match="gone"):
+        db.execute("INSERT INTO pens(pen) VALUES('C')")
+    db.close()
+    assert story(path) == [("U", "pens", 1)]
