@@ -14,7 +14,7 @@ from changelog_parts import contents, make_primary, run_sql, shell, story
 from changelog.connection import connect, rows
 from changelog.install import install
 from changelog.primary import Primary
-from changelog.pull import Pulled, pull
+from changelog.pull import Pulled, pull_file
 from changelog.reconcile import run_ddl
 from scripts.prove_capture import ApswWriter, ShellWriter
 from scripts.random_sql import Statements
