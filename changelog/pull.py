@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import apsw
 
@@ -16,9 +17,8 @@ from changelog.audit import is_replica
 from changelog.bootstrap import copy_over, empty_wal, fit_out, put_in_place
 from changelog.connection import connect
 from changelog.errors import BadRequest, Conflict, DamagedFile, Divergence, HistoryTrimmed, NotFound, PositionMismatch, Stranger
-from changelog.position import Position
+from changelog.position import Position, ancestors_of, epoch_of
 from changelog.primary import Primary
-from changelog.reader import descends
 from changelog.replay import checkpoint, connect_replica, position_of, replay
 from changelog.wire import decode_frame, encode_frame
 
@@ -37,17 +37,52 @@ class Pulled:
         return self.after.seq - (self.before.seq if self.before else 0)
 
 
-def pull(source: Primary, target: Path, overwrite: bool = False) -> Pulled:
+class Source(Protocol):
+    """A primary to pull from: a file, or one behind the sync API (`server/remote.py`)."""
+
+    def epochs(self) -> list[str]:
+        """Its epoch, and then those that it descends from."""
+
+    def replay_onto(self, replica: apsw.Connection, before: Position) -> Position:
+        """Bring a replica that stands at `before` to the newest commit. Raises PositionMismatch, HistoryTrimmed, Divergence."""
+
+    def copy_to(self, target: Path) -> object:
+        """Write a snapshot to a new file."""
+
+
+class LocalSource:
+    """The primary in a file. Raises Conflict when that is a replica itself."""
+
+    def __init__(self, primary: Primary) -> None:
+        _refuse_replica(primary.path)
+        self._primary = primary
+        self.copy_to = primary.copy_to
+
+    def epochs(self) -> list[str]:
+        """Its epoch, and then those that it descends from."""
+        with self._primary.snapshot() as db:
+            return [epoch_of(db), *ancestors_of(db)]
+
+    def replay_onto(self, replica: apsw.Connection, before: Position) -> Position:
+        """Bring a replica that stands at `before` to the newest commit."""
+        header, found = self._primary.frame(before)
+        return replay(replica, *decode_frame(encode_frame(header, found)))
+
+
+def pull_file(primary: Primary, target: Path, overwrite: bool = False) -> Pulled:
+    """`pull` from a primary in a file. Raises BadRequest when that is `target` itself, Conflict when it is a replica."""
+    if target.exists() and primary.path.exists() and os.path.samefile(primary.path, target):
+        raise BadRequest("SOURCE and TARGET are the same file")
+    return pull(LocalSource(primary), target, overwrite)
+
+
+def pull(source: Source, target: Path, overwrite: bool = False) -> Pulled:
     """Bring the replica at `target` to the newest commit of `source`, making it where there is none.
 
-    Raises Stranger when the file at `target` is no replica of this primary, unless `overwrite`; BadRequest when it is the primary; Conflict
-    when `source` is a replica.
+    Raises Stranger when the file at `target` is no replica of this primary, unless `overwrite`.
     """
-    if target.exists() and source.path.exists() and os.path.samefile(source.path, target):
-        raise BadRequest("SOURCE and TARGET are the same file")
     if not target.absolute().parent.is_dir():
         raise NotFound(f"there is no folder {target.absolute().parent}")
-    _refuse_replica(source.path)
     before, doubt = _look_at(source, target, overwrite)
     if before is not None and not doubt:
         try:
@@ -67,7 +102,7 @@ def _refuse_replica(source: Path) -> None:
         db.close()
 
 
-def _look_at(source: Primary, target: Path, overwrite: bool) -> tuple[Position | None, str]:
+def _look_at(source: Source, target: Path, overwrite: bool) -> tuple[Position | None, str]:
     """Where the replica is, and why it cannot go on from there, if it cannot."""
     if not target.exists():
         return None, "there was no replica"
@@ -81,9 +116,8 @@ def _look_at(source: Primary, target: Path, overwrite: bool) -> tuple[Position |
         position, follows = position_of(db), is_replica(db)
     finally:
         db.close()
-    with source.snapshot() as db:
-        ours = follows and descends(db, position.epoch)
-        epoch = Position.of_head(db).epoch
+    epochs = source.epochs()
+    epoch, ours = epochs[0], follows and position.epoch in epochs
     if not ours and not overwrite:
         what = f"follows another primary (epoch {position.epoch}, and this one has {epoch})" if follows else "is a primary itself"
         raise Stranger(f"{target} {what}: it is left alone; to replace it, add --yes")
@@ -92,18 +126,17 @@ def _look_at(source: Primary, target: Path, overwrite: bool) -> tuple[Position |
     return position, "" if position.epoch == epoch else f"a new epoch has begun: {epoch}"
 
 
-def _advance(source: Primary, target: Path, before: Position) -> Position:
-    header, found = source.frame(before)
+def _advance(source: Source, target: Path, before: Position) -> Position:
     db = connect_replica(target)
     try:
-        position = replay(db, *decode_frame(encode_frame(header, found)))
+        position = source.replay_onto(db, before)
         checkpoint(db)
         return position
     finally:
         db.close()
 
 
-def _bootstrap(source: Primary, target: Path) -> Position:
+def _bootstrap(source: Source, target: Path) -> Position:
     incoming = target.with_name(f"{target.name}.incoming")
     try:
         source.copy_to(incoming)

@@ -200,6 +200,7 @@ def _schema(db: apsw.Connection) -> dict[str, Any]:
         "tables": [t.name for t in tables],
         "timestamp": _now(),
         **_facts(Position.of_head(db)),
+        "ancestors": list(ancestors_of(db)),
         "schema": schema_hash(db),
         "columns": {t.name: [{"name": c.name, "affinity": c.affinity, "key": c.pk} for c in t.columns] for t in tables},
     }

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 from flask import Flask
 
+from changelog.cli.replicas import print_pull
 from changelog.errors import DroverError
 from changelog.node.logs import start_logging
 from changelog.node.runner import Role, Service
 from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
+from changelog.pull import pull as pull_from
 from server.app import create_app
 from server.local import local_status, resync_here_or_there, stored_status
 from server.pi_client import PiClient
+from server.remote import RemoteSource, settings_for
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
@@ -123,6 +128,22 @@ def resync(json_export: bool, as_json: bool) -> None:
         verdict = f"DIFFER in {', '.join(differing)}" if differing else "identical, by the digests of both at this position"
         click.echo(f"both sides       {verdict}")
     sys.exit(DIVERGED if result["diverged_before"] or result["diverged_after"] else 0)
+
+
+@main.command()
+@click.argument("url")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--yes", is_flag=True, help="TARGET may be replaced where it is no replica of this Pi.")
+def pull(url: str, target: Path, as_json: bool, yes: bool) -> None:
+    """Make or advance TARGET, a replica of the primary at URL (https://HOST:PORT), whatever database that is.
+
+    The key is PI_API_KEY and the certificate PI_CERT, as for the server. It does not touch the server's own replica.
+    """
+    with failing_in_one_line():
+        settings = settings_for(url, Settings.load())
+        with closing(PiClient(settings, f"pull-{socket.gethostname()}"[:64])) as client:
+            print_pull(pull_from(RemoteSource(client, lambda done, total: None), target, yes), as_json)
 
 
 @main.group()

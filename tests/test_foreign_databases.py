@@ -14,7 +14,7 @@ from changelog_parts import contents, make_primary, run_sql, shell, story
 from changelog.connection import connect, rows
 from changelog.install import install
 from changelog.primary import Primary
-from changelog.pull import Pulled, pull
+from changelog.pull import Pulled, pull_file
 from changelog.reconcile import run_ddl
 from scripts.prove_capture import ApswWriter, ShellWriter
 from scripts.random_sql import Statements
@@ -45,7 +45,7 @@ class Followed:
         self.source = Primary(self.path)
 
     def pull(self) -> Pulled:
-        done = pull(self.source, self.copy)
+        done = pull_file(self.source, self.copy)
         assert contents(self.copy) == contents(self.path)
         return done
 
@@ -148,10 +148,10 @@ def test_full_text_search_over_a_captured_table_answers_the_same(tmp_path: Path,
     # Else OR REPLACE fires no delete trigger, and the application's own index keeps what is gone.
     write = writer(primary, ["PRAGMA recursive_triggers=1"])
     source, replica = Primary(primary), tmp_path / "replica.db"
-    pull(source, replica)
+    pull_file(source, replica)
     for ddl in ("", "ALTER TABLE notes ADD COLUMN pen TEXT DEFAULT 'A'", "CREATE INDEX by_title ON notes(title)", "", ""):
         write.run([ddl, *(_note(chance) for _ in range(60))])
-        assert not pull(source, replica).reason
+        assert not pull_file(source, replica).reason
         assert contents(replica) == contents(primary)
         for word in WORDS:
             assert found(replica, word) == found(primary, word)

@@ -18,7 +18,7 @@ from changelog.digest import TableDigest
 from changelog.install import is_installed
 from changelog.primary import Primary
 from changelog.pull import Pulled
-from changelog.pull import pull as pull_once
+from changelog.pull import pull_file as pull_once
 
 ROWS_NAMED = 20  # of each table
 FOLLOW_WAIT = 1.0  # s between looks when nothing is committed
@@ -68,17 +68,18 @@ def pull(source: Path, target: Path, follow: bool, yes: bool, as_json: bool) -> 
     primary = Primary(source)
     try:
         done = pull_once(primary, target, overwrite=yes)
-        _print_pull(done, as_json)
+        print_pull(done, as_json)
         while follow:
             primary.commits.wait(done.after.seq, FOLLOW_WAIT)
             done = pull_once(primary, target)
             if done.changes or done.reason:
-                _print_pull(done, as_json)
+                print_pull(done, as_json)
     finally:
         primary.close()
 
 
-def _print_pull(done: Pulled, as_json: bool) -> None:
+def print_pull(done: Pulled, as_json: bool) -> None:
+    """What one pull did, in a line."""
     did = "snapshot" if done.reason else "replay" if done.changes else "nothing"
     if as_json:
         before = str(done.before) if done.before else None
