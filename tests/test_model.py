@@ -20,7 +20,7 @@ SCHEMAS = 8  # the long run: scripts/prove_capture.py 1000000
 
 TestReplication = Replication.TestCase  # the long run: scripts/prove_model.py 500 200
 TestReplication.settings = settings(
-    max_examples=30, stateful_step_count=40, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=40, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
 )
 
 
