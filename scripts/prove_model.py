@@ -251,6 +251,7 @@ class Replication(RuleBasedStateMachine):
             self._bootstrap()
         else:
             counts["replays"] += 1
+            counts["changes replayed"] += header.upto - header.after
             counts["DDL replayed"] += frame.count(b',"X",')
 
     def _bootstrap(self) -> None:

@@ -20,7 +20,7 @@ EVERY_CLASS = [
     *("x''", "x'00ff'", "zeroblob(3000)", "replace(hex(zeroblob(400)), '0', 'é')", '\'{"b":"00"}\'', "TRUE"),
 ]
 LONG_REALS = ["0.1+0.2", "1.7976931348623157e308", "2.2250738585072011e-308"]  # SQLite 3.40 makes other text of them than later ones
-OR = ["", "", "", "OR REPLACE", "OR REPLACE", "OR IGNORE", "OR FAIL", "OR ABORT", "OR ROLLBACK"]
+OR = ["", "", "OR REPLACE", "OR REPLACE", "OR REPLACE", "OR IGNORE", "OR FAIL", "OR ABORT", "OR ROLLBACK"]
 ON_CONFLICT = ["", "", "", "ON CONFLICT REPLACE", "ON CONFLICT IGNORE", "ON CONFLICT FAIL", "ON CONFLICT ROLLBACK"]
 ACTIONS = ["CASCADE", "CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"]
 TYPES = ["", "TEXT", "INTEGER", "REAL", "NUMERIC", "BLOB", "TEXT COLLATE NOCASE", "TEXT COLLATE RTRIM", "DATETIME", "VARCHAR(3)"]
@@ -82,7 +82,7 @@ class Statements(Script):
         if one is not two and self.random.random() < 0.2:
             assigned = f"{identifier(one.name)}={identifier(two.name)}, {identifier(two.name)}={identifier(one.name)}"
         else:
-            assigned = ", ".join(f"{identifier(c.name)}={self._new_value(c)}" for c in {one, two})
+            assigned = ", ".join(f"{identifier(c.name)}={self._new_value(c)}" for c in dict.fromkeys([one, two]))
         return f"UPDATE {self._pick(OR)} {identifier(table.name)} SET {assigned}{self._where(table)}{self._returning()}"
 
     def change_keys(self) -> str:
