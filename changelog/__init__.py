@@ -1,0 +1,13 @@
+"""The log: all that both machines must agree on, for any SQLite schema. README.md has the formats.
+
+What a module is for, by subject:
+
+    the file        connection (the one place that opens databases), schema, errors
+    capture         layout and triggers (the SQL), install, ddl and reconcile (the schema changes), log (who signs)
+    the primary     reader, primary (snapshots, frames, waiting), snapshot
+    the wire        position, values, wire, compression
+    the replica     replay, apply, reshape (DDL), fulltext, bootstrap, pull
+    looking at it   render, audit, lineage, histories, past and rebuild (as-of), digest, compare, doctor
+    cli/            `python -m changelog`
+    node/           what both roles are as a process; nothing else in here imports it
+"""
