@@ -24,6 +24,7 @@ from changelog.values import RawText, decode_value
 from changelog.wire import Header, Page
 
 CHECKPOINT_BYTES = 4 * 2**20  # of the -wal
+GARBAGE_THRESHOLD = 200_000  # new objects between two looks for cycles
 CACHE_KIB = 32_000  # a long replay dirties many pages; spilling them would write them twice
 
 TableContents = Mapping[str, list[dict[str, Any]]]  # rows as JSON objects, by table
@@ -78,7 +79,7 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
     With `contents`, all rows as of the frame's end, the frame only goes into the log and the tables are filled anew.
     Raises Divergence when the frame does not fit this replica, and what decoding the frame raises.
     """
-    with db, _no_garbage_collection():
+    with db, _rare_garbage_collection():
         before = position_of(db)
         if (header.epoch, header.after, header.check) != (before.epoch, before.seq, before.check):
             raise Divergence(f"a frame after {header.epoch}/{header.after}/{header.check} does not fit a replica at {before}")
@@ -98,15 +99,14 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Millions of values and not one cycle: looking for them takes a tenth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
+def _rare_garbage_collection() -> Iterator[None]:
+    """Millions of values and not one cycle: looking for them as often as ever takes a tenth of the time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(max(usual[0], GARBAGE_THRESHOLD), *usual[1:])
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        gc.set_threshold(*usual)
 
 
 def _fill_tables(db: apsw.Connection, contents: TableContents) -> None:
