@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from changelog.connection import connect, rows
 from changelog.primary import Primary
-from changelog.pull import pull
+from changelog.pull import pull_file
 from changelog.schema import identifier
 from scripts.prove_capture import History
 from scripts.prove_model import Replication
@@ -56,9 +56,9 @@ def test_a_row_that_a_trigger_puts_in_the_way_of_a_replace_is_noticed(tmp_path: 
         INSERT INTO t VALUES('a', 'b')""",
     )
     source, replica = Primary(primary), tmp_path / "replica.db"
-    pull(source, replica)
+    pull_file(source, replica)
     shell(primary, "UPDATE OR REPLACE t SET k='b'")
 
-    assert "UNIQUE constraint failed" in pull(source, replica).reason
+    assert "UNIQUE constraint failed" in pull_file(source, replica).reason
     assert contents(replica) == contents(primary)
     source.close()
