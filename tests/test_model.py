@@ -15,12 +15,12 @@ from changelog.schema import identifier
 from scripts.prove_capture import History
 from scripts.prove_model import Replication
 
-STATEMENTS_A_SCHEMA = 300
-SCHEMAS = 8  # the long run: scripts/prove_capture.py 1000000
+STATEMENTS_A_SCHEMA = 1_000
+SCHEMAS = 50  # a twentieth of the long run: scripts/prove_capture.py 1000000
 
-TestReplication = Replication.TestCase  # the long run: scripts/prove_model.py 500 200
+TestReplication = Replication.TestCase  # a twentieth of the long run: scripts/prove_model.py 500 200
 TestReplication.settings = settings(
-    max_examples=20, stateful_step_count=40, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=200, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
 )
 
 
