@@ -39,8 +39,10 @@ class Primary:
         self.path = Path(path)
         self._reconcile = reconcile or self._reconcile_here
         self._quiet_since: tuple[tuple[int, int] | None, int] | None = None  # file and head when the schema was last as we knew it
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._idle: list[tuple[tuple[int, int] | None, apsw.Connection]] = []
+        self._lent = 0
+        self._kept = IDLE_CONNECTIONS  # how many may be idle; none once closed
         self.commits = CommitWatcher(self.path)
 
     @contextmanager
@@ -99,10 +101,11 @@ class Primary:
         return position
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the connections, those at work as soon as they are done."""
         self.commits.close()
         with self._lock:
-            idle, self._idle = self._idle, []
+            idle, self._idle, self._kept = self._idle, [], 0
+            self._lock.wait_for(lambda: not self._lent, CLOSE_TIMEOUT)
         for _, db in idle:
             db.close()
 
@@ -135,18 +138,24 @@ class Primary:
             while self._idle:
                 known, db = self._idle.pop()
                 if known == file:
+                    self._lent += 1
                     return known, db
                 db.close()  # the file was replaced
-        return file, connect(self.path, readonly=True)
+        db = connect(self.path, readonly=True)
+        with self._lock:
+            self._lent += 1
+        return file, db
 
     def _give_back(self, file: tuple[int, int] | None, db: apsw.Connection) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         with self._lock:
-            if len(self._idle) < IDLE_CONNECTIONS:
+            if len(self._idle) < self._kept:
                 self._idle.append((file, db))
-                return
-        db.close()
+            else:
+                db.close()
+            self._lent -= 1
+            self._lock.notify_all()
 
 
 class CommitWatcher:
