@@ -135,16 +135,21 @@ class Primary:
     def _take(self) -> tuple[tuple[int, int] | None, apsw.Connection]:
         file = identity(self.path)
         with self._lock:
+            if not self._kept:
+                raise Unavailable("this primary is being closed")
+            self._lent += 1
             while self._idle:
                 known, db = self._idle.pop()
                 if known == file:
-                    self._lent += 1
                     return known, db
                 db.close()  # the file was replaced
-        db = connect(self.path, readonly=True)
-        with self._lock:
-            self._lent += 1
-        return file, db
+        try:
+            return file, connect(self.path, readonly=True)
+        except BaseException:
+            with self._lock:
+                self._lent -= 1
+                self._lock.notify_all()
+            raise
 
     def _give_back(self, file: tuple[int, int] | None, db: apsw.Connection) -> None:
         if db.in_transaction:

@@ -61,10 +61,6 @@ class SyncService:
         """Whether the thread lives."""
         return self._thread.is_alive()
 
-    def wake(self) -> None:
-        """Do not wait out the pause after a failure."""
-        self._wake.set()
-
     def request_resync(self, reason: str) -> Future[None]:
         """Ask for a bootstrap; the future resolves when it is done."""
         return self.submit(lambda: self.follower.bootstrap(reason))

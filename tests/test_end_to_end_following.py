@@ -293,3 +293,11 @@ def test_a_second_server_on_the_same_replica_is_refused_in_one_line(running_farm
     assert second.returncode == 1 and "another process writes to" in second.stderr, second.stderr
     before = running_farm.status()["total_syncs"]
     eventually(lambda: running_farm.status()["total_syncs"] > before)
+
+
+def test_a_pi_that_stops_in_the_middle_of_a_long_poll_leaves_its_database_in_one_file(farm: Farm) -> None:
+    farm.start()
+    farm.fill(5)
+    farm.assert_identical()
+    farm.pi.stop()
+    assert sorted(path.name for path in farm.pi.data.glob("farm.db*")) == ["farm.db"]
