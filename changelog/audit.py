@@ -14,10 +14,10 @@ from typing import Any
 
 import apsw
 
+from changelog.asof.lineage import Lineage
 from changelog.connection import connect, one, rows
 from changelog.errors import BadRequest, NotAPrimary
 from changelog.install import is_installed
-from changelog.lineage import Lineage
 from changelog.log import head
 from changelog.primary import Primary
 from changelog.reader import log_rows

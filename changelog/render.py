@@ -8,9 +8,9 @@ from typing import Any
 import apsw
 
 from changelog.connection import rows
-from changelog.digest import row_names, table_rows
 from changelog.schema import Table
 from changelog.values import for_json
+from changelog.verify.digest import row_names, table_rows
 from changelog.wire import FACTS
 
 MASK = "***"

@@ -16,11 +16,11 @@ import apsw
 
 from changelog.apply import Applier, mark
 from changelog.connection import Path_, connect
-from changelog.digest import row_names
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.position import Position
 from changelog.schema import identifier, read_tables, schema_hash, sequences_of
 from changelog.values import RawText, decode_value
+from changelog.verify.digest import row_names
 from changelog.wire import Header, Page
 
 CHECKPOINT_BYTES = 4 * 2**20  # of the -wal

@@ -17,7 +17,6 @@ from flask import Blueprint, Response, current_app, g, request, send_file
 
 from changelog.compression import choose, compress
 from changelog.connection import connect, one
-from changelog.digest import digest_tables
 from changelog.errors import BadRequest, PositionMismatch
 from changelog.node.access import int_argument
 from changelog.node.runner import stopping
@@ -27,6 +26,7 @@ from changelog.reader import check_position, read_log
 from changelog.render import as_change, columns_of, newest_rows, table_objects
 from changelog.schema import read_tables, schema_hash
 from changelog.snapshot import Snapshot, SnapshotStore
+from changelog.verify.digest import digest_tables
 from changelog.wire import MEDIA_TYPE
 from pi.keys import Keys
 

@@ -22,16 +22,16 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from changelog.asof.past import Past
+from changelog.asof.rebuild import in_memory, write_file
 from changelog.connection import connect, rows
-from changelog.digest import row_names, table_rows
 from changelog.errors import CannotRebuild
 from changelog.install import install
 from changelog.log import head
-from changelog.past import Past
 from changelog.primary import Primary
-from changelog.rebuild import in_memory, write_file
 from changelog.reconcile import reconcile, run_ddl
 from changelog.schema import identifier, read_tables
+from changelog.verify.digest import row_names, table_rows
 from scripts import fuzz_capture, fuzz_ddl
 
 STATEMENTS = 40

@@ -24,12 +24,12 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from changelog.connection import connect
-from changelog.digest import table_rows
 from changelog.install import install
 from changelog.log import head
 from changelog.reader import read_log
 from changelog.schema import Table, identifier, read_tables
 from changelog.values import encode_row
+from changelog.verify.digest import table_rows
 from changelog.wire import FACTS
 from scripts.fuzz_capture import Case
 

@@ -12,13 +12,13 @@ import apsw
 
 from changelog.bootstrap import copy_over, empty_wal, fit_out, put_in_place
 from changelog.connection import connect, identity, one
-from changelog.digest import digest_tables
 from changelog.errors import DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, Stranger
 from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import checkpoint, connect_replica, position_of, replay
 from changelog.schema import identifier, read_tables
+from changelog.verify.digest import digest_tables
 from server.indexes import LOCAL_INDEXES
 from server.pi_client import PiClient
 from server.replica import Replica

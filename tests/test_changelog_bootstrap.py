@@ -25,12 +25,12 @@ from changelog_parts import (
 
 from changelog.bootstrap import copy_over, empty_wal, fit_out, put_in_place
 from changelog.connection import connect, one, rows
-from changelog.digest import TableDigest, digest_table, digest_tables
 from changelog.errors import DamagedFile
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.replay import connect_replica, position_of
 from changelog.schema import read_tables
+from changelog.verify.digest import TableDigest, digest_table, digest_tables
 
 SCHEMA = "CREATE TABLE pens(id INTEGER PRIMARY KEY, pen TEXT, size);"
 MANY = """WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{})

@@ -8,7 +8,7 @@ from pathlib import Path
 from farm_processes import Farm, shell
 
 from changelog.connection import connect
-from changelog.digest import digest_tables
+from changelog.verify.digest import digest_tables
 
 
 def assert_alike(farm: Farm, target: Path) -> None:

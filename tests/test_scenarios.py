@@ -12,13 +12,13 @@ import pytest
 
 from changelog.bootstrap import fit_out
 from changelog.connection import connect
-from changelog.digest import digest_tables
 from changelog.install import install
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.reconcile import reconcile
 from changelog.replay import connect_replica, position_of, replay
 from changelog.schema import sequences_of
+from changelog.verify.digest import digest_tables
 from changelog.wire import decode_frame, encode_frame
 
 # Cases that leave replay no way: the schema version moves, a descending epoch begins, and the replica takes one snapshot.

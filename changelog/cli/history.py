@@ -8,13 +8,13 @@ from pathlib import Path
 import apsw
 import click
 
+from changelog.asof.past import Past
+from changelog.asof.rebuild import in_memory, write_file
 from changelog.audit import Chosen, LogFile, changes, keys, line, moment, printable, shown
 from changelog.cli.group import FILE, JSON, print_json, progress, say
 from changelog.connection import one
 from changelog.errors import NotFound
 from changelog.log import head
-from changelog.past import Past
-from changelog.rebuild import in_memory, write_file
 from changelog.render import MASK
 from changelog.schema import Table, identifier
 from changelog.values import exact_rows, for_json

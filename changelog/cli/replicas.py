@@ -13,12 +13,12 @@ import click
 
 from changelog.audit import LogFile, printable, shown
 from changelog.cli.group import DIVERGED, JSON, YES, opened, print_json, say
-from changelog.compare import Comparison, TableDifference, compare
-from changelog.digest import TableDigest
 from changelog.install import is_installed
 from changelog.primary import Primary
 from changelog.pull import Pulled
 from changelog.pull import pull_file as pull_once
+from changelog.verify.compare import Comparison, TableDifference, compare
+from changelog.verify.digest import TableDigest
 
 ROWS_NAMED = 20  # of each table
 FOLLOW_WAIT = 1.0  # s between looks when nothing is committed

@@ -8,8 +8,8 @@ from typing import Any
 
 import apsw
 
+from changelog.asof.lineage import Lineage
 from changelog.connection import one
-from changelog.lineage import Lineage
 from changelog.reader import READ_ROWS, read_log
 from changelog.render import identities, sides
 from changelog.values import RawText, Value

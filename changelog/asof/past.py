@@ -18,14 +18,14 @@ from typing import Any
 
 import apsw
 
+from changelog.asof.histories import History, Identity, Known, LogRows, Progress, exact
+from changelog.asof.lineage import Lineage, Names, Objects
 from changelog.connection import connect, one, rows
-from changelog.digest import row_names, table_rows
 from changelog.errors import BadRequest, CannotRebuild, HistoryTrimmed, NotFound
-from changelog.histories import History, Identity, Known, LogRows, Progress, exact
-from changelog.lineage import Lineage, Names, Objects
 from changelog.log import head
 from changelog.schema import Table, read_tables
 from changelog.values import Value
+from changelog.verify.digest import row_names, table_rows
 
 
 class Past:

@@ -10,7 +10,6 @@ import apsw
 
 from changelog.apply import mark
 from changelog.audit import is_replica
-from changelog.digest import TableDigest, digest_tables, row_names, table_rows
 from changelog.errors import NotAPrimary
 from changelog.install import is_installed, masks_of
 from changelog.position import Position
@@ -18,6 +17,7 @@ from changelog.render import MASK
 from changelog.replay import position_of
 from changelog.schema import Table, identifier, read_tables, schema_objects
 from changelog.values import RawText, Value, encode_row, exact_rows, for_json
+from changelog.verify.digest import TableDigest, digest_tables, row_names, table_rows
 
 Row = tuple[Value, ...]
 Progress = Callable[[str], object]  # (table that is being compared)

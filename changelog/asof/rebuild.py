@@ -8,9 +8,9 @@ from pathlib import Path
 import apsw
 
 from changelog.apply import mark
+from changelog.asof.past import Past
 from changelog.connection import connect, sync_path
 from changelog.errors import CannotRebuild, Conflict, NotFound
-from changelog.past import Past
 from changelog.schema import Table, identifier, sequences_of
 from changelog.values import RawText, Value
 
