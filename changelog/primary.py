@@ -71,21 +71,26 @@ class Primary:
         with self.snapshot() as db:
             return Position.of_head(db)
 
-    def frame(self, after: Position, upto: int | None = None, limit: int | None = None) -> tuple[Header, Rows]:
+    def frame(
+        self, after: Position, upto: int | None = None, limit: int | None = None, upto_check: int | None = None
+    ) -> tuple[Header, Rows]:
         """The header and the rows that lead a replica from `after` to `upto`, or to the newest commit.
 
-        With `limit` the rows may stop short of it: a page. The rows are read as they are taken, each run in a snapshot of its own.
+        With `limit` the rows may stop short of it: a page. `upto_check` is the nonce that `upto` had when it was told. The rows are read as
+        they are taken, each run in a snapshot of its own.
         Raises PositionMismatch and HistoryTrimmed, also while the rows are read.
         """
         with self.snapshot() as db:
-            header = frame_header(db, after, upto)
+            header = frame_header(db, after, upto, upto_check)
             last = header.upto if limit is None else min(header.upto, after.seq + limit)
             first = read_log(db, after.seq, last)
         return header, self._rows(header.epoch, first, last)
 
-    def encoded_frame(self, after: Position, upto: int | None = None, limit: int | None = None) -> tuple[Header, Iterator[bytes]]:
+    def encoded_frame(
+        self, after: Position, upto: int | None = None, limit: int | None = None, upto_check: int | None = None
+    ) -> tuple[Header, Iterator[bytes]]:
         """The same as bytes of the wire."""
-        header, rows = self.frame(after, upto, limit)
+        header, rows = self.frame(after, upto, limit, upto_check)
         return header, encode_frame(header, rows)
 
     def copy_to(self, target: Path) -> Position:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import apsw
 
@@ -42,27 +43,29 @@ def descends(db: apsw.Connection, epoch: str) -> bool:
     return epoch == epoch_of(db) or epoch in ancestors_of(db)
 
 
-def frame_header(db: apsw.Connection, after: Position, upto: int | None = None) -> Header:
+def frame_header(db: apsw.Connection, after: Position, upto: int | None = None, upto_check: int | None = None) -> Header:
     """The header of the frame that leads a replica at `after` to `upto`, the newest commit of this snapshot if None.
 
-    The snapshot is the caller's transaction: only so is the head a commit boundary.
+    The snapshot is the caller's transaction: only so is the head a commit boundary. An earlier `upto` is one because the replica was told
+    so before; with `upto_check`, the nonce there, it is one of this history and not of another that this primary had then.
     """
     check_position(db, after)
     head = one(db, "SELECT max(seq) FROM changelog")
     if upto is None:
         upto = head
     elif not after.seq <= upto <= head:
-        raise PositionMismatch(f"upto {upto} is not between {after.seq} and the head, {head}", epoch=after.epoch, head=head)
-    return Header(
-        after.epoch,
-        after.seq,
-        after.check,
-        upto,
-        schema_hash(db),
-        db.pragma("user_version"),
-        db.pragma("application_id"),
-        sequences_of(db),
-    )
+        raise PositionMismatch(f"upto {upto} is not between {after.seq} and the head, {head}", epoch=after.epoch, head=head, descends=True)
+    nonce = _nonce_at(db, upto)
+    if nonce is None:
+        raise HistoryTrimmed(f"the changes up to seq {upto} are gone", epoch=after.epoch, head=head)
+    if upto_check not in (None, nonce):
+        message = f"seq {upto} is another write here: this primary went back in time"
+        raise PositionMismatch(message, epoch=after.epoch, head=head, descends=True)
+    header = Header(after.epoch, after.seq, after.check, upto, nonce)
+    if upto != head:
+        return header
+    facts = (schema_hash(db), db.pragma("user_version"), db.pragma("application_id"), sequences_of(db))
+    return replace(header, **dict(zip(("schema", "user_version", "application_id", "sequences"), facts, strict=True)))
 
 
 def read_log(db: apsw.Connection, after: int, upto: int, limit: int = READ_ROWS) -> list[tuple[Value, ...]]:

@@ -81,21 +81,21 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
     """
     with db, _rare_garbage_collection():
         before = position_of(db)
-        if (header.epoch, header.after, header.check) != (before.epoch, before.seq, before.check):
-            raise Divergence(f"a frame after {header.epoch}/{header.after}/{header.check} does not fit a replica at {before}")
+        if header.start != before:
+            raise Divergence(f"a frame after {header.start} does not fit a replica at {before}")
         last = Applier(db, log_only=contents is not None).apply(pages)
         if contents is not None:
             _fill_tables(db, contents)
-        if (last[0] if last else header.after) != header.upto:
-            raise BrokenFrame(f"the frame ends before its upto {header.upto}")
-        if header.schema != schema_hash(db):
-            raise Divergence("the schema of the replica is not that of the primary")
-        _follow_facts(db, header)
-        if last is None:
-            return before
-        after = Position(header.epoch, header.upto, last[2])
-        move_position(db, after)
-    return after
+        reached = (last[0], last[2]) if last else (header.after, header.check)
+        if reached != (header.upto, header.upto_check):
+            raise BrokenFrame(f"the frame ends at seq {reached[0]}, which is not its upto {header.upto}")
+        if header.sequences is not None:
+            if header.schema != schema_hash(db):
+                raise Divergence("the schema of the replica is not that of the primary")
+            _follow_facts(db, header, header.sequences)
+        if last is not None:
+            move_position(db, header.end)
+    return header.end
 
 
 @contextlib.contextmanager
@@ -121,11 +121,11 @@ def _fill_tables(db: apsw.Connection, contents: TableContents) -> None:
             db.execute(f"{insert}({','.join(mark(type(v) is RawText) for v in values)})", values)
 
 
-def _follow_facts(db: apsw.Connection, header: Header) -> None:
+def _follow_facts(db: apsw.Connection, header: Header, theirs: dict[str, int]) -> None:
     """What belongs to the database and is in no table: the AUTOINCREMENT counters (an ignored INSERT burns ids), and two header fields."""
     ours = sequences_of(db)
-    for name in {**ours, **header.sequences}:
-        seq = header.sequences.get(name)
+    for name in {**ours, **theirs}:
+        seq = theirs.get(name)
         if ours.get(name) != seq:
             db.execute("DELETE FROM sqlite_sequence WHERE name=?", (name,))
             if seq is not None:

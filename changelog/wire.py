@@ -1,13 +1,13 @@
 """A run of the log as bytes: newline-delimited JSON. Encoder and decoder are twins: what one would refuse to read, the other never writes.
 
-    {"protocol":1,"epoch":"..","after":7,"check":..,"upto":9,"schema":"..","user_version":..,"application_id":..,"sequences":{..}}
+    {"protocol":1,"epoch":"..","after":7,"check":..,"upto":9,"upto_check":..,"schema":"..","user_version":..,"application_id":..,"sequences":{..}}
     [8,"2026-..",nonce,actor,table,op,key,gen,chg,rid,orid, values...]
     [9, ...]
     {"count":2,"upto":9}
 
 The rows follow `after` without a gap. The values are the new ones on I, the new and then the old ones on U, the old ones on D, one for each
-slot of the table. The last line says that the frame is whole; a frame without it is thrown away. `upto` is a commit boundary; a frame that
-ends before it (a page of a long catch-up) is not one and must not be committed alone.
+slot of the table. The last line says that the frame is whole; without it a frame is never committed. `upto` is a commit boundary, and
+`upto_check` the nonce of the row there: whoever goes on with a frame that broke off names both, and so gets the rest of the same history.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from changelog.errors import BrokenFrame, ProtocolMismatch
+from changelog.position import Position
 from changelog.values import Value, decode_value, encode_row
 
 PROTOCOL = 1
@@ -49,21 +50,35 @@ _DDL_TYPES: tuple[set[type], ...] = ({int}, _TEXT, {int}, _ANY, _NONE, {str}, {s
 
 @dataclass(frozen=True)
 class Header:
-    """The first line: where the frame starts and ends, and what must be alike on both sides for it to fit."""
+    """The first line: where the frame starts and ends, and what must be alike on both sides at its end.
+
+    The last four are None where the primary has gone on since `upto` and does not know them any more.
+    """
 
     epoch: str
     after: int
     check: int
     upto: int
-    schema: str
-    user_version: int
-    application_id: int
-    sequences: dict[str, int]
+    upto_check: int
+    schema: str | None = None
+    user_version: int | None = None
+    application_id: int | None = None
+    sequences: dict[str, int] | None = None
+
+    @property
+    def start(self) -> Position:
+        """The position that the rows follow."""
+        return Position(self.epoch, self.after, self.check)
+
+    @property
+    def end(self) -> Position:
+        """The position that the whole frame leads to."""
+        return Position(self.epoch, self.upto, self.upto_check)
 
 
 def encode_frame(header: Header, rows: Iterable[tuple[Value, ...]]) -> Iterator[bytes]:
     """The frame in chunks of about CHUNK_BYTES, each ending at a line's end."""
-    lines = [json.dumps({"protocol": PROTOCOL, **asdict(header)}, separators=(",", ":"))]
+    lines = [encode_header(header)]
     size = count = 0
     for row in rows:
         line = encode_row(row)
@@ -73,8 +88,18 @@ def encode_frame(header: Header, rows: Iterable[tuple[Value, ...]]) -> Iterator[
         if size >= CHUNK_BYTES:
             yield _joined(lines)
             lines, size = [], 0
-    lines.append(json.dumps({"count": count, "upto": header.upto}, separators=(",", ":")))
+    lines.append(encode_end(count, header.upto))
     yield _joined(lines)
+
+
+def encode_header(header: Header) -> str:
+    """The first line."""
+    return json.dumps({"protocol": PROTOCOL, **asdict(header)}, separators=(",", ":"))
+
+
+def encode_end(count: int, upto: int) -> str:
+    """The last line."""
+    return json.dumps({"count": count, "upto": upto}, separators=(",", ":"))
 
 
 def decode_frame(chunks: Iterable[bytes]) -> tuple[Header, Iterator[Page]]:
@@ -82,11 +107,34 @@ def decode_frame(chunks: Iterable[bytes]) -> tuple[Header, Iterator[Page]]:
 
     Raises BrokenFrame where a line is malformed, a seq is not the next one, or the end is missing; ProtocolMismatch for another version.
     """
+    header, pieces = split_frame(chunks)
+    return header, _decode_rows(header, pieces)
+
+
+def split_frame(chunks: Iterable[bytes]) -> tuple[Header, Iterator[bytes]]:
+    """The header at once, and the lines behind it as they arrive, undecoded, in pieces that end with a line's end.
+
+    Raises BrokenFrame where the header is malformed or the last line breaks off, ProtocolMismatch for another version.
+    """
     pieces = _whole_lines(chunks)
-    first = next(pieces, b"")
-    line, _, rest = first.partition(b"\n")
-    header = _decode_header(line)
-    return header, _decode_rows(header, rest, pieces)
+    line, _, rest = next(pieces, b"").partition(b"\n")
+    return _decode_header(line), chain([rest] if rest else [], pieces)
+
+
+def split_end(piece: bytes) -> tuple[bytes, Any]:
+    """A piece of whole lines as the rows in it, and the end of the frame if that is in it, else None."""
+    last = piece.rfind(b"\n", 0, -1) + 1
+    if piece.startswith(b"{", last):  # a row is an array, the end an object
+        return piece[:last], _parse(piece[last:])
+    return piece, None
+
+
+def last_row(rows: bytes) -> tuple[int, int]:
+    """The seq and the nonce of the last of these lines. Raises BrokenFrame where that is no row."""
+    row = _parse(rows[rows.rfind(b"\n", 0, -1) + 1 :])
+    if not isinstance(row, list) or len(row) < len(FACTS) or not {type(row[0]), type(row[2])} <= {int}:
+        raise BrokenFrame("a line is no row")
+    return row[0], row[2]
 
 
 def _joined(lines: list[str]) -> bytes:
@@ -119,14 +167,22 @@ def _decode_header(line: bytes) -> Header:
         header = Header(**facts)
     except TypeError as exc:
         raise BrokenFrame(f"the header is malformed: {exc}") from exc
-    if not isinstance(header.sequences, dict):
-        raise BrokenFrame("the header is malformed")
-    wide, narrow = (header.after, header.check, header.upto, *header.sequences.values()), (header.user_version, header.application_id)
-    numbers = all(type(n) is int and -(2**63) <= n < 2**63 for n in wide) and all(type(n) is int and -(2**31) <= n < 2**31 for n in narrow)
-    texts = all(type(t) is str and _is_text(t) for t in (header.epoch, header.schema, *header.sequences))
-    if not numbers or not texts or not 0 <= header.after <= header.upto:
+    if not _is_sound(header):
         raise BrokenFrame("the header is malformed")
     return header
+
+
+def _is_sound(header: Header) -> bool:
+    facts = (header.schema, header.user_version, header.application_id, header.sequences)
+    known = facts != (None, None, None, None)
+    if known and not isinstance(header.sequences, dict):
+        return False
+    sequences = header.sequences or {}
+    wide = (header.after, header.check, header.upto, header.upto_check, *sequences.values())
+    narrow = (header.user_version, header.application_id) if known else ()
+    numbers = all(type(n) is int and -(2**63) <= n < 2**63 for n in wide) and all(type(n) is int and -(2**31) <= n < 2**31 for n in narrow)
+    texts = all(type(t) is str and _is_text(t) for t in (header.epoch, *((header.schema, *sequences) if known else ())))
+    return numbers and texts and 0 <= header.after <= header.upto
 
 
 def _is_text(text: str) -> bool:
@@ -136,15 +192,12 @@ def _is_text(text: str) -> bool:
         return False
 
 
-def _decode_rows(header: Header, rest: bytes, pieces: Iterator[bytes]) -> Iterator[Page]:
+def _decode_rows(header: Header, pieces: Iterator[bytes]) -> Iterator[Page]:
     seq, end = header.after, None
-    for piece in chain([rest] if rest else [], pieces):
+    for piece in pieces:
         if end is not None:
             raise BrokenFrame("there is something behind the end of the frame")
-        last = piece.rfind(b"\n", 0, -1) + 1
-        body = piece
-        if piece.startswith(b"{", last):  # a row is an array, the end an object
-            body, end = piece[:last], _parse(piece[last:])
+        body, end = split_end(piece)
         if body:
             rows = _parse(b"[" + body[:-1].replace(b"\n", b",") + b"]")
             ddl = _check_rows(rows, seq, header)

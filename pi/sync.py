@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -41,6 +42,12 @@ def blueprint(primary: Primary, keys: Keys, folder: Path) -> Blueprint:
     routes = Blueprint("sync", __name__, url_prefix="/api/sync")
     snapshots = SnapshotStore(primary, folder)
     started = time.monotonic()
+    instance = uuid.uuid4().hex  # of this process: a server that hears two of them in turns knows that two Pis answer
+
+    @routes.after_request
+    def name_instance(response: Response) -> Response:
+        response.headers["X-Primary-Instance"] = instance
+        return response
 
     @routes.get("/changes")
     @keys.require("replica")
@@ -108,7 +115,8 @@ def _frame(primary: Primary, keys: Keys, after: int) -> Response:
     position = Position.parse(f"{request.args['epoch']}/{after}/{request.args['check']}")
     upto = int_argument(request.args, "upto", 0, 0, 2**63 - 1) or None
     limit = int_argument(request.args, "limit", 0, 1, MAX_PAGE) if "limit" in request.args else None
-    header, chunks = primary.encoded_frame(position, upto, limit)
+    upto_check = int_argument(request.args, "upto_check", 0, 0, 2**63 - 1) if "upto_check" in request.args else None
+    header, chunks = primary.encoded_frame(position, upto, limit, upto_check)
     replica_id = request.headers.get("X-Replica-Id", "")
     if replica_id:
         keys.acknowledge(replica_id[:64], g.key.name, position)

@@ -74,7 +74,7 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
         return create_app(settings, replica, store, SyncState(settings.stale_after, "pages-only"), None), services
     state = SyncState(settings.stale_after)
     sync = SyncService(settings, replica, store, state)
-    replica.when_broken = sync.request_resync
+    replica.when_broken = sync.replica_broke
     return create_app(settings, replica, store, state, sync), [*services, sync]
 
 

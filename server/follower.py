@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from changelog.bootstrap import copy_over, empty_wal, fit_out, put_in_place
-from changelog.connection import connect, identity, one
-from changelog.errors import DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, Stranger
-from changelog.node.settings import Settings
+from changelog.bootstrap import fit_out
+from changelog.connection import connect, one
+from changelog.errors import BrokenFrame, Divergence, HistoryTrimmed, PositionMismatch, Stranger, Unavailable
 from changelog.position import Position
-from changelog.reader import descends
-from changelog.replay import checkpoint, connect_replica, position_of, replay
+from changelog.replay import TableContents, checkpoint, position_of, replay
 from changelog.schema import identifier, read_tables
 from changelog.verify.digest import digest_tables
-from server.indexes import LOCAL_INDEXES
+from changelog.wire import Header, Page
+from server.catch_up import CatchUp
 from server.pi_client import PiClient
 from server.replica import Replica
+from server.replica_file import Broken, ReplicaFile
+from server.road import Cause, Doubt, Road
 from server.state import SyncState
 from server.store import Store
 
 FIRST_NAMED = ("batches", "cattle", "pens")  # in the log line of a full sync
+MALFORMED = 3  # frames in a row that do not decode, after which a snapshot is taken
+LOOK_AGAIN = 1.0  # s between looks at the Pi's head, following by snapshots
+HISTORY_CHANGED: tuple[Cause, ...] = ("rewound", "new_epoch")
 
 logger = logging.getLogger(__name__)
 
@@ -42,59 +48,52 @@ class Verdict:
 class Follower:
     """The writing side of the replica. Used by one thread of one process: see `server/sync.py`."""
 
-    def __init__(self, settings: Settings, replica: Replica, store: Store, state: SyncState, client: PiClient) -> None:
-        self.path = settings.replica_db
-        self._replica, self._store, self._state, self._client = replica, store, state, client
-        self._db: apsw.Connection | None = None
-        self._file: tuple[int, int] | None = None
-        self._indexed_schema = 0  # SQLite's schema_version when the pages' indexes were last made
-        self._size = 0  # bytes of the file when it was last looked at; a replica's file never shrinks
-        self._started_for = ""  # the reason of the bootstrap that is being tried
+    def __init__(self, replica: Replica, store: Store, state: SyncState, client: PiClient, stopping: threading.Event) -> None:
+        """`stopping`: when set, a step that takes long ends as soon as it can."""
+        self._store, self._state, self._client, self._stopping = store, state, client, stopping
+        self.file = ReplicaFile(replica, self._opened)
+        self.road = Road()
+        self._catch_up = CatchUp(client, replica.path, self._fetched, stopping.is_set)
+        self._malformed = 0  # frames in a row
+        self._said = ""  # the reason of the bootstrap that is being tried
 
     def step(self, wait: int = 0) -> None:
         """One turn: look at the replica's file, then pull (waiting up to `wait` s for news), or bootstrap where there is doubt.
 
         Raises Stranger, and what the Pi or the network refuses with; then the rows stay as they are.
         """
-        doubt = self._doubt()
-        if doubt:
-            self.bootstrap(doubt)
-            return
-        try:
-            self.pull(wait)
-        except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
-            self._refuse_stranger(exc)
-            self.bootstrap(exc.message)
-        except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:  # damaged since `_doubt` looked, some milliseconds ago
-            self.close()
-            self.bootstrap(f"{self.path} is damaged: {exc}")
+        doubt = self.file.doubt()
+        if doubt is None:
+            doubt = self._snapshot_is_due() if self.road.repeated else self._pull(wait)
+        if doubt is not None:
+            self._take_road(doubt)
 
     def pull(self, wait: int = 0, upto: int | None = None) -> int:
         """Replay what is new, up to seq `upto` or all; returns how many changes that were.
 
         Raises Divergence, BrokenFrame, and what the Pi or the network refuses with.
         """
-        db, started = self._opened(), time.monotonic()
+        db = self.file.db
         before = position_of(db)
-        with self._client.frame(before, wait=wait, upto=upto) as (header, pages):
-            after = replay(db, header, pages)
-        if db.pragma("schema_version") != self._indexed_schema:
-            self._index_for_pages(db)
+        frame = self._catch_up.frame(before, wait=wait, upto=upto)
+        started = time.monotonic()
+        after = self._replayed(db, frame)
+        self.file.index_for_pages()
         self._state.position(after.epoch, after.seq)
-        self._state.following(header.upto)
+        self._state.following(frame[0].upto)
         checkpoint(db)
         count = after.seq - before.seq
         self._store.record_sync("pull", "ok", rows=count, seconds=time.monotonic() - started)
         logger.debug("Incremental sync: %d records updated", count)
         return count
 
-    def bootstrap(self, reason: str) -> None:
+    def bootstrap(self, doubt: Doubt) -> None:
         """Replace the replica by a snapshot of the Pi, in one step. Raises Stranger, and what the Pi or the network refuses with."""
-        started, incoming = time.monotonic(), self.path.with_name(f"{self.path.name}.incoming")
-        if reason != self._started_for:  # said once, not at every attempt while the Pi is away
-            self._started_for = reason
+        started, incoming = time.monotonic(), self.file.path.with_name(f"{self.file.path.name}.incoming")
+        if doubt.reason != self._said:  # said once, not at every attempt while the Pi is away
+            self._said = doubt.reason
             logger.info("Starting full database sync from Pi...")
-            logger.info("Reason of the full sync: %s", reason)
+            logger.info("Reason of the full sync: %s", doubt.reason)
         self._state.bootstrapping()
         accepted = self._accepted_epoch()
         try:
@@ -102,26 +101,28 @@ class Follower:
             position = fit_out(incoming, accepted)
             counts = _row_counts(incoming)
             logger.info("Syncing: %s", _named(counts))
-            self._install(incoming)
+            self.file.install(incoming)
         except PositionMismatch as exc:
             self._refuse_stranger(exc)
             raise
         finally:
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{incoming}{suffix}").unlink(missing_ok=True)
-        self._started_for = ""
+        self._catch_up.discard()
+        self._said = ""
         self._store.accepted_epoch = position.epoch
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
-        rows = sum(counts.values())
-        self._store.record_sync("bootstrap", "ok", rows=rows, bytes=size, seconds=time.monotonic() - started, reason=reason)
+        rows, seconds = sum(counts.values()), time.monotonic() - started
+        self.road.taken(doubt, seconds)
+        self._store.record_sync("bootstrap", "ok", rows=rows, bytes=size, seconds=seconds, reason=doubt.reason)
         logger.info("Full sync completed: %d records", rows)
 
     def verify(self) -> Verdict:
         """Compare the digests of both sides at one position, to which the replica is brought. Raises Divergence where it cannot be."""
         theirs = self._client.facts("/digest")
         position = Position(theirs["epoch"], theirs["seq"], theirs["check"])
-        db = self._opened()
+        db = self.file.checked()
         if position_of(db) != position:
             self.pull(upto=position.seq)
         with db:
@@ -138,9 +139,8 @@ class Follower:
     def refill(self) -> None:
         """Fill the tables anew from the Pi's JSON export: what `bootstrap` does by file, without touching the file or its history."""
         export = self._client.facts("/full-export")
-        db = self._opened()
-        with self._client.frame(position_of(db), upto=export["seq"]) as (header, pages):
-            after = replay(db, header, pages, contents=export["data"])
+        db = self.file.checked()
+        after = self._replayed(db, self._catch_up.frame(position_of(db), upto=export["seq"]), export["data"])
         self._state.position(after.epoch, after.seq)
         logger.info("Full sync completed from the JSON export: %d records", sum(export["counts"].values()))
 
@@ -157,7 +157,7 @@ class Follower:
         if json_export:
             self.refill()
         else:
-            self.bootstrap(reason)
+            self.bootstrap(Doubt("asked", reason))
         verdict = self.verify()
         return {
             "before": str(before) if before else None,
@@ -169,59 +169,85 @@ class Follower:
 
     def position(self) -> Position | None:
         """Where the replica is, or None where there is none."""
-        return None if self._doubt() else position_of(self._opened())
+        return None if self.file.doubt() else position_of(self.file.db)
 
     def close(self) -> None:
-        """Close the replica's file."""
-        if self._db is not None:
-            self._db.close()
-        self._db = self._file = None
+        """Close the replica's file; what is staged stays for the next start."""
+        self._catch_up.close()
+        self.file.close()
 
-    def _opened(self) -> apsw.Connection:
-        doubt = self._doubt()
-        if doubt or self._db is None:
-            raise DamagedFile(doubt)
-        return self._db
-
-    def _doubt(self) -> str | None:
-        """Why the file at the path is not a replica that can be gone on with, or None. A new connection sees what an open one may not."""
+    def _pull(self, wait: int) -> Doubt | None:
+        """Pull, or say why a snapshot is needed instead."""
+        epoch = position_of(self.file.db).epoch
         try:
-            connect(self.path, readonly=True).close()
-            if self._db is None or identity(self.path) != self._file:
-                self.close()
-                self._file, self._size = identity(self.path), 0
-                self._db = connect_replica(self.path)
-                self._adopt(self._db)
-            position_of(self._db)
-            size = self.path.stat().st_size
-            if size < self._size:  # SQLite may not notice: what it reads may all be in the -wal
-                raise DamagedFile(f"{self.path} was cut short, from {self._size} to {size} bytes")
-            self._size = size
-        except (DamagedFile, FileNotFoundError) as exc:
-            self.close()
-            return str(exc)
+            self.pull(wait)
+        except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
+            self._refuse_stranger(exc)
+            return Doubt.of(exc, epoch)
+        except BrokenFrame as exc:
+            if self._malformed < MALFORMED:
+                raise
+            return Doubt("divergence", f"what the Pi sends cannot be read: {exc.message}")
+        except Broken as exc:  # damaged since `doubt` looked, some milliseconds ago
+            self.file.close()
+            return Doubt("damaged", f"{self.file.path} is damaged: {exc}")
         return None
 
-    def _adopt(self, db: apsw.Connection) -> None:
-        position = position_of(db)
+    def _replayed(self, db: apsw.Connection, frame: tuple[Header, Iterator[Page]], contents: TableContents | None = None) -> Position:
+        """Replay a frame that was fetched as a whole; what does not decode, or fit, is never tried again."""
+        self._malformed += 1
+        try:
+            after = replay(db, *frame, contents=contents)
+        finally:
+            self._catch_up.discard()
+        self._malformed = 0
+        return after
+
+    def _snapshot_is_due(self) -> Doubt | None:
+        """Following by snapshots: look at the Pi's head, and take the next one when it has moved and the last is some time ago."""
+        again = self.road.repeated
+        assert again is not None
+        before = position_of(self.file.db)
+        try:
+            head = self._client.newest(before)
+        except (PositionMismatch, HistoryTrimmed) as exc:
+            self._refuse_stranger(exc)
+            return Doubt.of(exc, before.epoch)
+        self._state.following(head, by_snapshots=again.reason)
+        if head > before.seq and self.road.is_due:
+            return Doubt(again.cause, f"following by snapshots, since this came again and again: {again.reason}")
+        self._stopping.wait(LOOK_AGAIN)
+        return None
+
+    def _take_road(self, doubt: Doubt) -> None:
+        """Bootstrap because of `doubt`. Raises Stranger where two Pis take turns, Unavailable when too many were made lately."""
+        if doubt.cause in HISTORY_CHANGED:
+            self._client.look_again()
+            if self._client.instances.rivals:
+                raise Stranger(
+                    f"two Pis answer at {self._client.host}, and their histories differ: this server stays with the rows that it has."
+                    " Take one of them off the network"
+                )
+        self._state.doubted(doubt.reason)
+        if not self.road.is_clear:
+            raise Unavailable(f"too many copies were fetched lately, so the next one waits: {doubt.reason}")
+        self.bootstrap(doubt)
+        if again := self.road.repeated:
+            logger.warning("The same came again and again, so the server follows by snapshots for a while: %s", again.reason)
+            self._state.following(position_of(self.file.db).seq, by_snapshots=again.reason)
+
+    def _opened(self, position: Position) -> None:
         self._state.position(position.epoch, position.seq)
         if self._store.accepted_epoch is None:  # server.db was lost, the replica was not
             self._store.accepted_epoch = position.epoch
-        self._index_for_pages(db)
 
-    def _index_for_pages(self, db: apsw.Connection) -> None:
-        """Make the indexes that a snapshot does not bring and that schema changes take away."""
-        for sql in LOCAL_INDEXES:
-            try:
-                db.execute(sql)
-            except apsw.SQLError as exc:  # another database than a farm's, or a column less: the pages are slower, nothing else
-                logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
-        self._indexed_schema = db.pragma("schema_version")
+    def _fetched(self, header: Header, reached: Position) -> None:
+        self._state.fetching(header.upto, reached.seq)
 
     def _accepted_epoch(self) -> str | None:
         """The epoch whose history the Pi's must contain; it stands in server.db too, so that a lost replica.db disarms nothing."""
-        if self._store.accepted_epoch is None and self._db is not None:
-            return position_of(self._db).epoch
+        if self._store.accepted_epoch is None and self.file.doubt() is None:
+            return position_of(self.file.db).epoch
         return self._store.accepted_epoch
 
     def _refuse_stranger(self, exc: PositionMismatch | HistoryTrimmed | Divergence) -> None:
@@ -230,27 +256,6 @@ class Follower:
                 f"the Pi at {self._client.host} has another history (epoch {exc.facts.get('epoch')}) than the one accepted here"
                 f" ({self._accepted_epoch()}): its rows are refused, ours stay. If it is the right Pi, run: python -m server accept"
             ) from exc
-
-    def _install(self, incoming: Path) -> None:
-        """Into the live file where that can be done, else in its place; a history that does not go on is kept beside it."""
-        sound = self._db is not None
-        archived = sound and not _contains(incoming, position_of(self._opened()).epoch)
-        if sound and not archived and copy_over(incoming, self._opened()):
-            self._size = 0  # the one thing that may make it smaller
-            self._adopt(self._opened())
-            return
-        self.close()
-        with self._replica.paused():
-            if sound:
-                empty_wal(self.path)
-            if archived or (not sound and self.path.exists()):
-                kept = self.path.with_name(f"{self.path.name}.{f'archive-{_stamp()}' if archived else 'damaged'}")
-                self.path.replace(kept)
-                logger.warning("The replica's old file is kept as %s", kept)
-            put_in_place(incoming, self.path)
-        doubt = self._doubt()
-        if doubt:
-            raise DamagedFile(f"the snapshot was put in place and cannot be opened: {doubt}")
 
 
 def _row_counts(path: Path) -> dict[str, int]:
@@ -268,11 +273,3 @@ def _named(counts: dict[str, int]) -> str:
 
 def _stamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _contains(incoming: Path, epoch: str) -> bool:
-    db = connect(incoming, readonly=True)
-    try:
-        return descends(db, epoch)
-    finally:
-        db.close()

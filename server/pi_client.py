@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,18 @@ from changelog.compression import ACCEPTED, decompress
 from changelog.errors import BrokenFrame, ConfigError, DroverError, Unreachable
 from changelog.node.settings import Settings
 from changelog.position import Position
-from changelog.wire import MEDIA_TYPE, Header, Page, decode_frame
+from changelog.wire import MEDIA_TYPE, Header, split_frame
+from server.download import Download, Progress
+from server.instances import Instances
 
 CONNECT_TIMEOUT = 5.0  # s
 READ_TIMEOUT = 20.0  # s without a byte, over the time that a long poll may take
-PIECE_BYTES = 256 * 1024  # of a download, at a time
-TRIES = 5  # of a snapshot's download, each going on where the last one broke off
+PIECE_BYTES = 16 * 1024  # of an answer, at a time: so much may be lost when a link breaks
+TRIES = 5  # of a snapshot's download that bring nothing; others go on where the one before broke off
+LOOKS = 3  # at who answers
 SQLITE_MEDIA_TYPE = "application/vnd.sqlite3"
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int | None], None]
 
 _BY_STATUS = {
     cls.status: cls
@@ -60,6 +60,7 @@ class PiClient:
         scheme = "https" if settings.use_ssl_for_pi else "http"
         self.host = f"{settings.remote_pi_host}:{settings.remote_pi_port}"
         self._base = f"{scheme}://{self.host}/api/sync"
+        self.instances = Instances()
         self._settings = settings
         self._session = requests.Session()
         self._session.trust_env = False
@@ -68,18 +69,31 @@ class PiClient:
             self._session.mount("https://", PinnedAdapter(self._tls_context()))
 
     @contextmanager
-    def frame(self, after: Position, *, wait: int = 0, upto: int | None = None) -> Iterator[tuple[Header, Iterator[Page]]]:
-        """The frame that leads from `after` to the head (or `upto`); with `wait` (s) the Pi answers when there is one.
+    def frame(
+        self, after: Position, upto: int | None = None, upto_check: int | None = None, *, wait: int = 0, applied: Position | None = None
+    ) -> Iterator[tuple[Header, Iterator[bytes]]]:
+        """The frame that leads from `after` to the head (or `upto`), undecoded; with `wait` (s) the Pi answers when there is one.
 
-        Raises PositionMismatch, HistoryTrimmed, BrokenFrame, Unreachable and what else the Pi refuses with.
+        `upto_check` is the nonce that was told with `upto`. `applied` is what the replica has committed, where it asks for what comes after
+        rows that it has only fetched: the Pi keeps its log from there on. Raises PositionMismatch, HistoryTrimmed, BrokenFrame,
+        Unreachable and what else the Pi refuses with.
         """
         asked: dict[str, Any] = {"after": after.seq, "epoch": after.epoch, "check": after.check, "wait": wait}
-        if upto is not None:
-            asked["upto"] = upto
-        headers = {"Accept": MEDIA_TYPE, "Accept-Encoding": ACCEPTED}
+        asked |= {name: value for name, value in (("upto", upto), ("upto_check", upto_check)) if value is not None}
+        headers = {"Accept": MEDIA_TYPE, "Accept-Encoding": ACCEPTED, "X-Replica-Position": str(applied or after)}
         with self._get("/changes", asked, headers, READ_TIMEOUT + wait) as response:
-            raw = self._chunks(response)
-            yield decode_frame(decompress(response.headers.get("Content-Encoding"), raw))
+            yield split_frame(decompress(response.headers.get("Content-Encoding"), self._chunks(response)))
+
+    def newest(self, after: Position) -> int:
+        """The seq of the Pi's head, for a replica at `after`. Raises what `frame` raises."""
+        with self.frame(after) as (header, _):
+            return header.upto
+
+    def look_again(self) -> None:
+        """Ask who answers at this address, over connections made anew: `instances` then knows if it is more than one."""
+        for _ in range(LOOKS):
+            self._session.close()
+            self.facts("/health")
 
     def snapshot(self, target: Path, accepted_epoch: str | None, progress: Progress) -> int:
         """Download a snapshot to `target`, verified against its digest; returns its size in bytes.
@@ -87,19 +101,19 @@ class PiClient:
         `accepted_epoch` must be part of the Pi's history, or it refuses with PositionMismatch. A broken download goes on where it broke.
         """
         asked = {"epoch": accepted_epoch} if accepted_epoch else {}
-        digest: str | None = None
-        target.unlink(missing_ok=True)
-        for attempt in range(TRIES):
+        download = Download(target)
+        vain = 0
+        while not download.whole:
+            had = download.done
             try:
-                digest = self._download(target, asked, digest, progress)
-                break
+                with self._get("/full-export", asked, {"Accept": SQLITE_MEDIA_TYPE, **download.headers}, READ_TIMEOUT * 10) as response:
+                    download.receive(response.headers, response.status_code, self._chunks(response), progress)
             except Unreachable:
-                if attempt == TRIES - 1 or not target.exists():
+                vain = 0 if download.done > had else vain + 1
+                if vain == TRIES:
                     raise
-        with target.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise BrokenFrame("the snapshot arrived damaged: its digest is another one")
-        return target.stat().st_size
+        download.check()
+        return download.done
 
     def facts(self, path: str) -> dict[str, Any]:
         """The JSON of `/api/sync` + path: schema, digest or full-export."""
@@ -113,27 +127,6 @@ class PiClient:
         """Close the connections."""
         self._session.close()
 
-    def _download(self, target: Path, asked: dict[str, str], digest: str | None, progress: Progress) -> str:
-        """Fetch what is missing of the copy with this digest, or a new one from its start; returns the digest of what is coming."""
-        done = target.stat().st_size if digest and target.exists() else 0
-        headers = {"Accept": SQLITE_MEDIA_TYPE, "Accept-Encoding": "identity"}
-        if done:
-            headers |= {"Range": f"bytes={done}-", "If-Range": f'"{digest}"'}
-        with self._get("/full-export", asked, headers, READ_TIMEOUT * 10) as response:
-            found = response.headers.get("ETag", "").strip('"')
-            if response.status_code != requests.codes.partial_content:
-                done = 0
-            length = response.headers.get("Content-Length")
-            total = done + int(length) if length else None
-            with target.open("ab" if done else "wb") as file:
-                for piece in self._chunks(response):
-                    file.write(piece)
-                    done += len(piece)
-                    progress(done, total)
-        if total is not None and done != total:
-            raise Unreachable(f"the download from {self.host} broke off after {done} of {total} bytes")
-        return found
-
     @contextmanager
     def _get(self, path: str, asked: dict[str, Any], headers: dict[str, str], timeout: float) -> Iterator[requests.Response]:
         try:
@@ -143,6 +136,7 @@ class PiClient:
         except requests.RequestException as exc:
             raise self._unreachable(exc) from exc
         with response:
+            self.instances.answered(response.headers.get("X-Primary-Instance"))
             if not response.ok:
                 raise self._refusal(response)
             yield response

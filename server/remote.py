@@ -12,7 +12,9 @@ from changelog.errors import BadRequest
 from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.replay import replay
-from server.pi_client import PiClient, Progress
+from server.catch_up import CatchUp
+from server.download import Progress
+from server.pi_client import PiClient
 
 
 class RemoteSource:
@@ -28,8 +30,13 @@ class RemoteSource:
 
     def replay_onto(self, replica: apsw.Connection, before: Position) -> Position:
         """Bring a replica that stands at `before` to the newest commit."""
-        with self._client.frame(before) as (header, pages):
-            return replay(replica, header, pages)
+        catch_up = CatchUp(self._client, Path(replica.filename))
+        try:
+            position = replay(replica, *catch_up.frame(before))
+            catch_up.discard()
+            return position
+        finally:
+            catch_up.close()
 
     def copy_to(self, target: Path) -> int:
         """Download a snapshot to a new file."""

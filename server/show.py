@@ -31,6 +31,7 @@ STATE_WORDS = {
     "starting": "Starting",
     "bootstrapping": "Fetching a copy",
     "following": "Following the Pi",
+    "snapshots": "Following by whole copies",
     "stale": "Stale",
     "refused": "Refused",
     "pages-only": "Pages only",
@@ -130,10 +131,15 @@ def replication_note(facts: Facts) -> str:
     if facts.state == "bootstrapping":
         done, total = facts.progress or (0, None)
         return f"{size(done)} of {size(total)} have arrived." if total else f"{size(done)} have arrived."
-    if facts.state in ("stale", "refused"):
-        return facts.last_error or f"The Pi has not answered for {span(facts.silent_seconds)}."
-    if facts.last_error:
-        return facts.last_error
+    if facts.state == "snapshots":
+        return f"Changes could not be repeated here, so whole copies are fetched from time to time. {facts.last_error}"
+    silence = f"The Pi has not answered for {span(facts.silent_seconds)}." if facts.state in ("stale", "refused") else ""
+    return facts.alarm or facts.last_error or silence or _lag(facts)
+
+
+def _lag(facts: Facts) -> str:
+    if facts.lag_changes and facts.fetched:
+        return f"{count(facts.lag_changes)} changes behind, {count(facts.fetched - (facts.seq or 0))} of them have arrived."
     if facts.lag_changes:
         return f"{count(facts.lag_changes)} changes behind."
     return "Up to date." if facts.lag_changes == 0 else ""

@@ -10,9 +10,10 @@ from typing import Literal
 
 from server.clock import utc_text
 
-State = Literal["starting", "bootstrapping", "following", "stale", "refused", "pages-only"]
+State = Literal["starting", "bootstrapping", "following", "snapshots", "stale", "refused", "pages-only"]
 
-SILENCE_MATTERS = ("starting", "bootstrapping", "following")  # in these states no contact for `stale_after` means stale
+SILENCE_MATTERS = ("starting", "bootstrapping", "following", "snapshots")  # in these no contact for `stale_after` means stale
+ALARM_FOR = 600.0  # s that an alarm is shown after it was last raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Facts:
     silent_seconds: float = 0.0  # since the primary last answered (or since the start, when it never did)
     last_contact: str | None = None  # UTC
     last_error: str | None = None
+    alarm: str | None = None  # what somebody should act on though the replica follows
+    fetched: int | None = None  # of a long catch-up: the newest seq that is here and not yet applied
     progress: tuple[int, int | None] | None = None  # bytes of a bootstrap that are here, and of how many
     last_verify: str | None = None
 
@@ -53,6 +56,7 @@ class SyncState:
         self._facts = Facts(state=state)
         self._contact_at = clock()
         self._at_head_at: float | None = None
+        self._alarm_at = 0.0
 
     def facts(self) -> Facts:
         """All facts of this moment, with the ages and with `stale` worked out."""
@@ -60,9 +64,10 @@ class SyncState:
             facts, silent = self._facts, self._clock() - self._contact_at
             stale = facts.state in SILENCE_MATTERS and silent > self._stale_after
             lag = None if self._at_head_at is None else self._clock() - self._at_head_at
-            if facts.state == "following" and not stale and facts.lag_changes == 0:
+            if facts.state in ("following", "snapshots") and not stale and facts.lag_changes == 0:
                 lag = 0.0
-            return replace(facts, state="stale" if stale else facts.state, silent_seconds=silent, lag_seconds=lag)
+            alarm = facts.alarm if self._clock() - self._alarm_at < ALARM_FOR else None
+            return replace(facts, state="stale" if stale else facts.state, silent_seconds=silent, lag_seconds=lag, alarm=alarm)
 
     def position(self, epoch: str, seq: int) -> None:
         """The replica stands here (at the start, and after each commit of replay)."""
@@ -76,12 +81,33 @@ class SyncState:
             self._touch()
             self._facts = replace(self._facts, state="bootstrapping", progress=(done, total))
 
-    def following(self, head: int) -> None:
-        """The primary answered and its newest change is `head`: the error, if there was one, is over."""
+    def following(self, head: int, by_snapshots: str | None = None) -> None:
+        """The primary answered and its newest change is `head`: the error, if there was one, is over.
+
+        `by_snapshots` is why the replica cannot follow change by change, if it cannot.
+        """
         with self._lock:
             self._touch()
-            self._facts = replace(self._facts, state="following", head=head, last_error=None, progress=None)
+            state: State = "snapshots" if by_snapshots else "following"
+            self._facts = replace(self._facts, state=state, head=head, last_error=by_snapshots, progress=None, fetched=None)
             self._note_head()
+
+    def fetching(self, head: int, fetched: int) -> None:
+        """A catch-up up to `head` is under way, of which everything up to seq `fetched` is here and nothing applied."""
+        with self._lock:
+            self._touch()
+            self._facts = replace(self._facts, head=head, fetched=fetched)
+
+    def doubted(self, reason: str) -> None:
+        """The replica cannot go on from where it is: its rows are stale until a snapshot has replaced them."""
+        with self._lock:
+            self._facts = replace(self._facts, state="stale", last_error=reason, fetched=None)
+
+    def alarmed(self, alarm: str) -> None:
+        """Something is wrong that only people can mend, and the replica goes on all the same."""
+        with self._lock:
+            self._alarm_at = self._clock()
+            self._facts = replace(self._facts, last_error=alarm, alarm=alarm)
 
     def failed(self, error: str) -> None:
         """A try failed: `error` names the host and the cause. The state stays; silence will make it stale."""

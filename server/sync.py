@@ -17,6 +17,7 @@ from changelog.node.settings import Settings
 from server.follower import Follower
 from server.pi_client import PiClient
 from server.replica import Replica
+from server.road import Doubt
 from server.state import SyncState
 from server.store import Store
 
@@ -32,11 +33,11 @@ class SyncService:
 
     def __init__(self, settings: Settings, replica: Replica, store: Store, state: SyncState) -> None:
         self._settings, self._store, self._state = settings, store, state
+        self._stopping = threading.Event()
         self._client = PiClient(settings, store.replica_id)
-        self.follower = Follower(settings, replica, store, state, self._client)
+        self.follower = Follower(replica, store, state, self._client, self._stopping)
         self.lock = ReplicaLock(settings)
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        self._stopping = threading.Event()
         self._wake = threading.Event()
         self._failures = 0
         self._said = ""
@@ -63,7 +64,11 @@ class SyncService:
 
     def request_resync(self, reason: str) -> Future[None]:
         """Ask for a bootstrap; the future resolves when it is done."""
-        return self.submit(lambda: self.follower.bootstrap(reason))
+        return self.submit(lambda: self.follower.bootstrap(Doubt("asked", reason)))
+
+    def replica_broke(self, reason: str) -> None:
+        """A page met damage in the replica's file: replace it."""
+        self.submit(lambda: self.follower.bootstrap(Doubt("damaged", reason)))
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
         """Run `job` on the sync thread between two steps."""
@@ -116,7 +121,9 @@ class SyncService:
 
     def _failed(self, exc: DroverError) -> None:
         """Say it once, not once an attempt; the page and the status show it as long as it lasts."""
-        if isinstance(exc, Stranger | Unauthorized):
+        if isinstance(exc, Stranger) and self._client.instances.rivals:
+            self._state.alarmed(exc.message)  # ours is there as well, in turns with the other
+        elif isinstance(exc, Stranger | Unauthorized):
             self._state.refused(exc.message)
         else:
             self._state.failed(exc.message)

@@ -69,7 +69,7 @@ ROWS = st.lists(
 
 def header(after: int, count: int, **others: Any) -> Header:
     facts = {"schema": "5" * 32, "user_version": 3, "application_id": -7, "sequences": {"pens": 4}} | others
-    return Header(EPOCH, after, 77, after + count, **facts)
+    return Header(EPOCH, after, 77, after + count, 78, **facts)
 
 
 def numbered(rows: Iterable[tuple[Any, ...]], after: int) -> list[tuple[Any, ...]]:
@@ -318,6 +318,9 @@ REFUSED = {
     "sequences beyond 64 bits": with_header(sequences={"pens": 2**64}),
     "sequences of a name that is no text": with_header(sequences={"\ud800": 1}),
     "user_version beyond 32 bits": with_header(user_version=2**40),
+    "a schema without sequences": with_header(sequences=None),
+    "sequences without a schema": with_header(schema=None),
+    "upto_check as a text": with_header(upto_check="78"),
     "check beyond 64 bits": with_header(check=2**70),
     "upto beyond 64 bits": with_header(upto=2**64),
 }

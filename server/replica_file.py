@@ -1,0 +1,128 @@
+"""replica.db for the one who writes it: the connection, whether the file under it is still sound, and how a snapshot takes its place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+
+from changelog.bootstrap import copy_over, empty_wal, put_in_place
+from changelog.connection import connect, identity
+from changelog.errors import DamagedFile
+from changelog.position import Position
+from changelog.reader import descends
+from changelog.replay import connect_replica, position_of
+from server.clock import utc_text
+from server.indexes import LOCAL_INDEXES
+from server.replica import Replica
+from server.road import Doubt
+
+logger = logging.getLogger(__name__)
+
+Broken = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)  # what a statement raises on a file that was damaged under it
+
+
+class ReplicaFile:
+    """The replica at the readers' path. For one thread of one process."""
+
+    def __init__(self, readers: Replica, opened: Callable[[Position], object]) -> None:
+        """`opened` is told the position whenever the file was opened or replaced."""
+        self.path = readers.path
+        self._readers, self._opened = readers, opened
+        self._db: apsw.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._size = 0  # bytes of the file when it was last looked at; a replica's file never shrinks
+        self._indexed_schema = 0  # SQLite's schema_version when the pages' indexes were last made
+
+    @property
+    def db(self) -> apsw.Connection:
+        """The writing connection, as `doubt` left it. Raises DamagedFile where it found no replica."""
+        if self._db is None:
+            raise DamagedFile(f"{self.path} is no replica")
+        return self._db
+
+    def checked(self) -> apsw.Connection:
+        """The same after a look. Raises DamagedFile."""
+        doubt = self.doubt()
+        if doubt is not None:
+            raise DamagedFile(doubt.reason)
+        return self.db
+
+    def doubt(self) -> Doubt | None:
+        """Why the file at the path is not a replica that can be gone on with, or None. A new connection sees what an open one may not."""
+        try:
+            connect(self.path, readonly=True).close()
+            if self._db is None or identity(self.path) != self._file:
+                self.close()
+                self._file, self._size = identity(self.path), 0
+                self._db = connect_replica(self.path)
+                self._adopt(self._db)
+            position_of(self._db)
+            self._look_at_size()
+        except (DamagedFile, FileNotFoundError) as exc:
+            self.close()
+            return Doubt("damaged" if self.path.exists() else "missing", str(exc))
+        return None
+
+    def index_for_pages(self) -> None:
+        """Make the indexes that a snapshot does not bring and that schema changes take away."""
+        db = self._db
+        if db is None or db.pragma("schema_version") == self._indexed_schema:
+            return
+        for sql in LOCAL_INDEXES:
+            try:
+                db.execute(sql)
+            except apsw.SQLError as exc:  # another database than a farm's, or a column less: the pages are slower, nothing else
+                logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
+        self._indexed_schema = db.pragma("schema_version")
+
+    def install(self, incoming: Path) -> None:
+        """Put a snapshot that is fitted out in the place of what is there: into the live file where that can be done, else by a new one.
+
+        A history that does not go on in the snapshot's is kept beside it. Raises Unavailable while a page does not let go of the old file.
+        """
+        sound = self._db is not None
+        archived = sound and not _contains(incoming, position_of(self.db).epoch)
+        if sound and not archived and copy_over(incoming, self.db):
+            self._size = 0  # the one thing that may make it smaller
+            self._adopt(self.db)
+            return
+        self.close()
+        with self._readers.paused():
+            if sound:
+                empty_wal(self.path)
+            if archived or (not sound and self.path.exists()):
+                kept = self.path.with_name(f"{self.path.name}.{f'archive-{utc_text()}Z' if archived else 'damaged'}")
+                self.path.replace(kept)
+                logger.warning("The replica's old file is kept as %s", kept)
+            put_in_place(incoming, self.path)
+        doubt = self.doubt()
+        if doubt:
+            raise DamagedFile(f"the snapshot was put in place and cannot be opened: {doubt.reason}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._db is not None:
+            self._db.close()
+        self._db = self._file = None
+
+    def _adopt(self, db: apsw.Connection) -> None:
+        self._indexed_schema = 0
+        self.index_for_pages()
+        self._opened(position_of(db))
+
+    def _look_at_size(self) -> None:
+        size = self.path.stat().st_size
+        if size < self._size:  # SQLite may not notice: what it reads may all be in the -wal
+            raise DamagedFile(f"{self.path} was cut short, from {self._size} to {size} bytes")
+        self._size = size
+
+
+def _contains(incoming: Path, epoch: str) -> bool:
+    db = connect(incoming, readonly=True)
+    try:
+        return descends(db, epoch)
+    finally:
+        db.close()
