@@ -77,14 +77,18 @@ class Staging:
         if self._file is not None:
             self._file.close()
         self._path.unlink(missing_ok=True)
-        self.header = self.reached = self._file = None
-        self.whole, self._held, self._size = False, [], 0
+        self._forget()
 
     def close(self) -> None:
-        """Let go of the file; it stays."""
+        """Let go of the frame; a file of it stays."""
         self._spill()
         if self._file is not None:
             self._file.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.header = self.reached = self._file = None
+        self.whole, self._held, self._size = False, [], 0
 
     def _take(self, pieces: Iterable[bytes], header: Header) -> None:
         for piece in pieces:

@@ -228,7 +228,8 @@ class Follower:
                     f"two Pis answer at {self._client.host}, and their histories differ: this server stays with the rows that it has."
                     " Take one of them off the network"
                 )
-        self._state.doubted(doubt.reason)
+        if doubt.cause != "missing":
+            self._state.doubted(doubt.reason)
         if not self.road.is_clear:
             raise Unavailable(f"too many copies were fetched lately, so the next one waits: {doubt.reason}")
         self.bootstrap(doubt)

@@ -101,7 +101,7 @@ class SyncState:
     def doubted(self, reason: str) -> None:
         """The replica cannot go on from where it is: its rows are stale until a snapshot has replaced them."""
         with self._lock:
-            self._facts = replace(self._facts, state="stale", last_error=reason, fetched=None)
+            self._facts = replace(self._facts, state="stale", last_error=self._facts.last_error or reason, fetched=None)
 
     def alarmed(self, alarm: str) -> None:
         """Something is wrong that only people can mend, and the replica goes on all the same."""
