@@ -112,6 +112,21 @@ def identity(path: Path_) -> tuple[int, int] | None:
     return facts.st_dev, facts.st_ino
 
 
+def journal_of(path: Path_) -> dict[str, tuple[int, int] | None]:
+    """The identities of the -wal and the -shm of a database that this process has open: see `drop_journal`."""
+    return {suffix: identity(f"{os.fspath(path)}{suffix}") for suffix in ("-wal", "-shm")}
+
+
+def drop_journal(path: Path_, known: dict[str, tuple[int, int] | None]) -> None:
+    """After the file at `path` was replaced and before the new one is opened: remove the -wal and -shm that were `known` of the old one.
+
+    SQLite finds them by name, and would play the changes of the old file into the new one.
+    """
+    for suffix, file in known.items():
+        if file is not None and identity(f"{os.fspath(path)}{suffix}") == file:
+            os.unlink(f"{os.fspath(path)}{suffix}")
+
+
 def sync_wal(path: Path_) -> None:
     """Bring the -wal of `path` to the disk, whoever wrote it and with whatever `synchronous`: what is served must survive a power cut.
 

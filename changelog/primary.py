@@ -32,18 +32,22 @@ class Primary:
     """Many readers of the primary at `path`.
 
     `reconcile` is called when the schema has moved, and must bring the capture in line; without it that is done here, on a connection of
-    its own, for programs that have no writer thread.
+    its own, for programs that have no writer thread. `opened` tells which file the writer has open: another one, that was just put at the
+    path, is not touched before the writer has.
     """
 
-    def __init__(self, path: Path_, reconcile: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, path: Path_, reconcile: Callable[[], object] | None = None, opened: Callable[[], tuple[int, int] | None] | None = None
+    ) -> None:
         self.path = Path(path)
+        self._opened = opened
         self._reconcile = reconcile or self._reconcile_here
         self._quiet_since: tuple[tuple[int, int] | None, int] | None = None  # file and head when the schema was last as we knew it
         self._lock = threading.Condition()
         self._idle: list[tuple[tuple[int, int] | None, apsw.Connection]] = []
         self._lent = 0
         self._kept = IDLE_CONNECTIONS  # how many may be idle; none once closed
-        self.commits = CommitWatcher(self.path)
+        self.commits = CommitWatcher(self.path, self._present)
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
@@ -137,8 +141,15 @@ class Primary:
             finally:
                 self._give_back(file, db)
 
-    def _take(self) -> tuple[tuple[int, int] | None, apsw.Connection]:
+    def _present(self) -> tuple[int, int] | None:
+        """The file at the path, None where there is none. Raises Unavailable as long as the writer has not opened it."""
         file = identity(self.path)
+        if self._opened is not None and file not in (None, self._opened()):
+            raise Unavailable(f"{self.path} was replaced, and is being opened: try again")
+        return file
+
+    def _take(self) -> tuple[tuple[int, int] | None, apsw.Connection]:
+        file = self._present()
         with self._lock:
             if not self._kept:
                 raise Unavailable("this primary is being closed")
@@ -171,8 +182,9 @@ class Primary:
 class CommitWatcher:
     """Tells those who wait when anybody, in any process, has committed to the file. It looks only while somebody waits."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, present: Callable[[], tuple[int, int] | None]) -> None:
+        """`present` gives the identity of the file at `path`, or raises while it must not be opened."""
+        self._path, self._present = path, present
         self._changed = threading.Condition()
         self._waiting = 0
         self._moves = 0  # how often the database was seen to move
@@ -210,6 +222,7 @@ class CommitWatcher:
             self._thread.join(CLOSE_TIMEOUT)
 
     def _moved_past(self, seq: int) -> bool:
+        self._present()
         db = connect(self._path, readonly=True)
         try:
             return head(db) != seq or schema_moved(db)
@@ -225,7 +238,7 @@ class CommitWatcher:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
             time.sleep(POLL)
             try:
-                now = identity(self._path)
+                now = self._present()
                 if db is None or now != file:
                     if db is not None:
                         db.close()

@@ -87,7 +87,7 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     farm.open_farm(settings.farm_db)
     writer = Writer(settings.farm_db, settings.lora_processing_interval)
     keys = Keys(settings.pi_db, checkpoints=True)
-    primary = Primary(settings.farm_db, writer.reconcile)
+    primary = Primary(settings.farm_db, writer.reconcile, writer.opened)
     services: list[Service] = [OpenFiles(primary, keys), writer]
     if settings.lora_serial_port:
         services.append(SerialReader(settings.lora_serial_port, settings.lora_baud, writer))

@@ -116,6 +116,10 @@ def migrate(db: apsw.Connection, folder: Path) -> None:
     newest = steps[-1][0]
     if version > newest:
         raise Conflict(f"this farm.db has schema version {version}, this Drover knows {newest}: update Drover")
+    if version == 0 and _is_newest(db):  # the shell's .dump keeps everything but this number
+        db.pragma("user_version", newest)
+        logger.info("a farm without a version has the tables of version %d, and gets that number", newest)
+        return
     if version == newest:
         return
     with schema_changes(db) if is_installed(db) else db:
@@ -124,6 +128,13 @@ def migrate(db: apsw.Connection, folder: Path) -> None:
                 _run(db, step)
                 db.pragma("user_version", number)
     logger.info("farm migrated from=%d to=%d", version, newest)
+
+
+def _is_newest(db: apsw.Connection) -> bool:
+    """Whether the farm's tables have the columns of the newest version."""
+    with closing(connect(":memory:", create=True, scratch=True)) as newest:
+        newest.execute(SCHEMA.read_text())
+        return all(_columns(db, table) == _columns(newest, table) for table in TABLES)
 
 
 def _run(db: apsw.Connection, step: Path) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -21,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
-from changelog.connection import connect, identity, rows
+from changelog.connection import connect, drop_journal, identity, journal_of, rows
 from changelog.errors import DamagedFile, DroverError, Unavailable
 from changelog.log import signed
 from changelog.position import Position
@@ -116,12 +117,17 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._db: apsw.Connection | None = None
         self._identity: tuple[int, int] | None = None
+        self._journal: dict[str, tuple[int, int] | None] = {}
         self._arriving: tuple[int, int] | None = None  # size and mtime of a new file, which may still be written
         self._schema_version = 0
         self._quiet_since: int | None = None  # the log's head when the schema was last seen as we know it
         self._reconciled = 0  # how often
         self._work_at = 0.0  # time.monotonic() of the worker's next look
         self._outage: str | None = None  # why nothing can be written
+
+    def opened(self) -> tuple[int, int] | None:
+        """The identity of the file that is open, None while none is."""
+        return self._identity if self._db is not None else None
 
     def start(self) -> None:
         """Open the file and begin. Raises what opening it raises."""
@@ -292,7 +298,7 @@ class Writer:
         current = identity(self.path)
         if self._db is not None and current != self._identity:
             logger.warning("the database was replaced, opening the new one path=%s", self.path)
-            self._close()
+            self._leave()
         if self._db is not None:
             return self._db
         if current is None:
@@ -311,7 +317,16 @@ class Writer:
         db.pragma("journal_size_limit", WAL_KEPT)
         self._db, self._quiet_since = db, None
         self._reconcile(db)
+        self._journal = journal_of(self.path)
         return db
+
+    def _leave(self) -> None:
+        """Close a file that was replaced, complete for whoever moved it away, and take its -wal out of the way of the new one."""
+        assert self._db is not None
+        with suppress(apsw.Error):
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._close()
+        drop_journal(self.path, self._journal)
 
     def _close(self) -> None:
         if self._db is not None:

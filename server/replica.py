@@ -59,6 +59,7 @@ class Replica:
         self.when_broken: Callable[[str], object] | None = None  # told, with the cause, when a page meets damage
         self._told_at = -TOLD_AGAIN
         self._file: tuple[int, int] | None = None  # the newest file that was good
+        self.trusted: tuple[int, int] | None = None  # the one file that may be opened, where somebody writes the replica and knows it
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
@@ -159,7 +160,7 @@ class Replica:
     def _newest(self) -> _Reader | None:
         """A reader of the file that is at the path now, or None when that file is of no use."""
         file = identity(self.path)
-        if file is None:
+        if file is None or self.trusted not in (None, file):
             return None
         reader = self._pop(file)
         if reader is not None and self._began(reader):

@@ -53,13 +53,12 @@ class ReplicaFile:
     def doubt(self) -> Doubt | None:
         """Why the file at the path is not a replica that can be gone on with, or None. A new connection sees what an open one may not."""
         try:
+            if self._db is not None and identity(self.path) not in (None, self._file):
+                raise DamagedFile(f"{self.path} was replaced by another file")  # beside which the -wal of ours may stand: not to be opened
             connect(self.path, readonly=True).close()
-            if self._db is None or identity(self.path) != self._file:
-                self.close()
-                self._file, self._size = identity(self.path), 0
-                self._db = connect_replica(self.path)
-                self._adopt(self._db)
-            position_of(self._db)
+            if self._db is None:
+                self._open()
+            position_of(self.db)
             self._look_at_size()
         except (DamagedFile, FileNotFoundError) as exc:
             self.close()
@@ -108,7 +107,13 @@ class ReplicaFile:
             self._db.close()
         self._db = self._file = None
 
+    def _open(self) -> None:
+        self._file, self._size = identity(self.path), 0
+        self._db = connect_replica(self.path)
+        self._adopt(self._db)
+
     def _adopt(self, db: apsw.Connection) -> None:
+        self._readers.trusted = self._file
         self._indexed_schema = 0
         self.index_for_pages()
         self._opened(position_of(db))

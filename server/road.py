@@ -12,7 +12,7 @@ from changelog.errors import DroverError, HistoryTrimmed, PositionMismatch
 
 Cause = Literal["missing", "damaged", "new_epoch", "rewound", "trimmed", "divergence", "asked"]
 
-AT_ONCE = 10  # snapshots that may follow each other without a pause
+AT_ONCE = 20  # snapshots that may follow each other without a pause
 ONE_IN = 60.0  # s, from then on
 REPEATS = 3  # snapshots for one of these causes...
 REPEATING: tuple[Cause, ...] = ("divergence", "trimmed")

@@ -49,6 +49,14 @@ def put_a_text_file_there(path: Path) -> None:
     beside.replace(path)
 
 
+def put_a_copy_of_it_there(path: Path) -> None:
+    """A sound replica under the name, by mv: the -wal beside it is another file's."""
+    beside = path.with_name("copy.db")
+    shell(path, f".backup {beside}")
+    shell(beside, "DELETE FROM cattle")
+    beside.replace(path)
+
+
 def write_text_into_it(path: Path) -> None:
     """By the shell's `>`: the same file with another content."""
     path.write_text("this is no database\n" * 500)
@@ -80,7 +88,7 @@ def filled_farm(running_farm: Farm) -> Farm:
     return running_farm
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [*DAMAGES, put_a_copy_of_it_there])
 def test_a_lost_or_damaged_replica_is_whole_again_by_itself_while_the_server_runs(filled_farm: Farm, damage: Damage) -> None:
     farm = filled_farm
     with PageWatch(farm, farm.login(), "BATCH001") as watch:

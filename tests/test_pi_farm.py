@@ -139,6 +139,18 @@ def test_a_farm_of_a_newer_version_is_refused(tmp_path):
         farm.open_farm(path)
 
 
+def test_a_farm_from_the_shells_dump_gets_its_version_back_and_its_history_goes_on(tmp_path):
+    path, dumped = make_farm(tmp_path), str(tmp_path / "dumped.db")
+    shell(path, "INSERT INTO pens(pen_number, capacity) VALUES('P1', 1)")
+    with closing(connect(path)) as db:
+        version, before = db.pragma("user_version"), Position.of_head(db)
+    shell(dumped, shell(path, ".dump"))
+    assert shell(dumped, "PRAGMA user_version") == "0"
+    farm.open_farm(dumped)
+    with closing(connect(dumped)) as db:
+        assert (db.pragma("user_version"), Position.of_head(db)) == (version, before)
+
+
 def test_a_database_of_the_earlier_system_is_taken_over_with_all_its_rows(tmp_path):
     path = tmp_path / "farm.db"
     make_earlier(path)
