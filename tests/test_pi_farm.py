@@ -144,7 +144,8 @@ def test_a_farm_from_the_shells_dump_gets_its_version_back_and_its_history_goes_
     shell(path, "INSERT INTO pens(pen_number, capacity) VALUES('P1', 1)")
     with closing(connect(path)) as db:
         version, before = db.pragma("user_version"), Position.of_head(db)
-    shell(dumped, shell(path, ".dump"))
+    (tmp_path / "dump.sql").write_text(shell(path, ".dump"))
+    shell(dumped, f".read {tmp_path / 'dump.sql'}")
     assert shell(dumped, "PRAGMA user_version") == "0"
     farm.open_farm(dumped)
     with closing(connect(dumped)) as db:
