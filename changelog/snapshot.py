@@ -12,7 +12,7 @@ from pathlib import Path
 from changelog.position import Position
 from changelog.primary import Primary
 
-KEPT = 600.0  # s for which a copy can be fetched on, after a connection broke
+KEPT = 600.0  # s for which a copy can be fetched on, after it was last asked for
 READ_BYTES = 1024 * 1024
 
 
@@ -41,6 +41,7 @@ class SnapshotStore:
         with self._lock:
             found = self._newest
             if found and (found.sha256 == sha256 or found.position == self._primary.head()):
+                self._restart_timer()
                 return found
             self._folder.mkdir(parents=True, exist_ok=True)
             self._newest = made = self._make(self._folder / f"{uuid.uuid4().hex}.db")
