@@ -1,18 +1,25 @@
-"""How a snapshot becomes a replica: checked, fitted out, and put in the place of the old one in a single step."""
+"""How a snapshot becomes a replica: checked, fitted out, given the older history of the old one, and put in its place in a single step."""
 
 from __future__ import annotations
 
+import logging
 import os
+from contextlib import closing
 from pathlib import Path
 
 import apsw
 
 from changelog.connection import connect, one, rows, sync_path
 from changelog.errors import DamagedFile, NotAPrimary, Stranger
+from changelog.install import describe, masks_of
 from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import POSITION_TABLE, move_position
+from changelog.rescue.common import common_seq, nonce_at
+from changelog.rescue.logcopy import copy_log, is_damage
 from changelog.schema import identifier, is_ours
+
+logger = logging.getLogger(__name__)
 
 
 def fit_out(incoming: Path, accepted_epoch: str | None) -> Position:
@@ -40,10 +47,58 @@ def fit_out(incoming: Path, accepted_epoch: str | None) -> Position:
         raise DamagedFile(f"the snapshot is not usable: {exc}") from exc
     finally:
         db.close()
+    _settle(incoming)
+    return position
+
+
+def carry_over(replica: apsw.Connection, incoming: Path) -> int:
+    """Copy the rows of the replica's log that are older than the fitted snapshot's oldest, and are its history, into the snapshot.
+
+    Returns how many. What lies between the two logs, if anything does, is marked as a `gap`. To be called before the snapshot is installed.
+    Of a damaged replica what can be read is copied. Raises what a full disk raises; then the snapshot is to be fetched again.
+    """
+    try:
+        with closing(connect(incoming)) as db:
+            oldest = one(db, "SELECT min(seq) FROM changelog")
+            last = min(oldest - 1, common_seq(replica, db))
+            first = one(replica, "SELECT min(seq) FROM changelog")
+            if first is None or first > last:
+                return 0
+            marks = rows(replica, "SELECT name, value, seq FROM changelog_meta WHERE name IN ('trimmed','anchor','gap')")
+            db.pragma("journal_mode", "memory")  # few pages of the snapshot change: most are new ones
+            db.pragma("synchronous", "OFF")
+            count = copy_log(replica, db, first, last)
+            with db:
+                _mark_holes(db, marks, oldest)
+                describe(db, masks_of(db))  # column lists that are no more may be among the rows
+            db.pragma("journal_mode", "wal")
+    except apsw.Error as exc:
+        if not is_damage(exc):
+            raise
+        logger.warning("The replica's log cannot be read, the history that it alone held stays in the old file: %s", exc)
+        return 0
+    _settle(incoming)
+    return count
+
+
+def _settle(incoming: Path) -> None:
     for suffix in ("-wal", "-shm"):
         Path(f"{incoming}{suffix}").unlink(missing_ok=True)
     sync_path(incoming)
-    return position
+
+
+def _mark_holes(db: apsw.Connection, ours: list[tuple[str, int, int]], oldest: int) -> None:
+    """The marks of what was trimmed are those of the replica's own log now; what the primary knew of its trim is an anchor."""
+    carried = one(db, "SELECT max(seq) FROM changelog WHERE seq<?", (oldest,))
+    if carried is None:
+        return
+    db.execute("UPDATE changelog_meta SET name='anchor' WHERE name='trimmed'")
+    add = "INSERT INTO changelog_meta(name,value,seq) VALUES(?,?,?)"
+    for name, value, seq in ours:
+        if value <= carried if name == "gap" else seq <= carried and nonce_at(db, seq) is None:
+            db.execute(add, (name, value, seq))
+    if carried < oldest - 1:
+        db.execute(add, ("gap", carried + 1, oldest - 1))
 
 
 def copy_over(incoming: Path, live: apsw.Connection) -> bool:

@@ -118,11 +118,16 @@ def capture_again(db: apsw.Connection, masks: Sequence[str]) -> list[Table]:
 def describe(db: apsw.Connection, masks: Sequence[str]) -> list[Table]:
     """Within a transaction: all but the triggers, as a replica has it. Returns the tables."""
     tables = read_tables(db)
+    describe_as(db, tables, masks)
+    return tables
+
+
+def describe_as(db: apsw.Connection, tables: Sequence[Table], masks: Sequence[str]) -> None:
+    """The same for tables that may be elsewhere: a file that holds a log alone has views of it, too."""
     for name in views_of_tables(db):
         db.execute(f"DROP VIEW {identifier(name)}")
     for sql in _described(tables, masks, _fit_log(db, tables), _generations(db)):
         db.execute(sql)
-    return tables
 
 
 def masks_of(db: apsw.Connection) -> list[str]:
@@ -139,7 +144,7 @@ def _fit_log(db: apsw.Connection, tables: Sequence[Table]) -> int:
     """Log tables with enough slots; returns how many there are."""
     for sql in layout.log_tables(layout.slots_for(tables)):
         db.execute(sql)
-    return _widen(db, layout.slots_for(tables))
+    return widen(db, layout.slots_for(tables))
 
 
 def _generations(db: apsw.Connection) -> Generations:
@@ -245,7 +250,7 @@ def _check_masks(tables: Sequence[Table], masks: Sequence[str]) -> None:
             raise CannotCapture(f"cannot mask {mask}: it is part of the key by which people find a row", name=mask)
 
 
-def _widen(db: apsw.Connection, slots: int) -> int:
+def widen(db: apsw.Connection, slots: int) -> int:
     """Give the log `slots` value slots of each kind if it has fewer; returns how many it has then."""
     for table, kinds in (("changelog", "no"), ("changelog_stash", "o")):
         have = {name for (name,) in rows(db, "SELECT name FROM pragma_table_info(?)", (table,))}

@@ -14,22 +14,25 @@ from typing import Protocol
 import apsw
 
 from changelog.audit import is_replica
-from changelog.bootstrap import copy_over, empty_wal, fit_out, put_in_place
+from changelog.bootstrap import carry_over, copy_over, empty_wal, fit_out, put_in_place
 from changelog.connection import connect
 from changelog.errors import BadRequest, Conflict, DamagedFile, Divergence, HistoryTrimmed, NotFound, PositionMismatch, Stranger
 from changelog.position import Position, ancestors_of, epoch_of
 from changelog.primary import Primary
 from changelog.replay import checkpoint, connect_replica, position_of, replay
+from changelog.rescue.lost import Rescued, keep_lost
 from changelog.wire import decode_frame, encode_frame
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What one pull did. `before` is None where there was no replica; `reason` says why a snapshot was taken, "" after a replay."""
+    """What one pull did. `before` is None where there was no replica; `reason` says why a snapshot was taken, "" after a replay;
+    `rescued` is where the changes were kept that the primary has lost."""
 
     before: Position | None
     after: Position
     reason: str
+    rescued: Rescued | None = None
 
     @property
     def changes(self) -> int:
@@ -89,7 +92,7 @@ def pull(source: Source, target: Path, overwrite: bool = False) -> Pulled:
             return Pulled(before, _advance(source, target, before), "")
         except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
             doubt = exc.message
-    return Pulled(before, _bootstrap(source, target), doubt)
+    return Pulled(before, *_bootstrap(source, target, doubt))
 
 
 def _refuse_replica(source: Path) -> None:
@@ -136,18 +139,35 @@ def _advance(source: Source, target: Path, before: Position) -> Position:
         db.close()
 
 
-def _bootstrap(source: Source, target: Path) -> Position:
+def _bootstrap(source: Source, target: Path, doubt: str) -> tuple[Position, str, Rescued | None]:
     incoming = target.with_name(f"{target.name}.incoming")
     try:
         source.copy_to(incoming)
         position = fit_out(incoming, None)
+        rescued = _save_history(target, incoming)
         if not _copied_over(incoming, target):
             empty_wal(target)
             put_in_place(incoming, target.absolute())
     finally:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{incoming}{suffix}").unlink(missing_ok=True)
-    return position
+    return position, doubt, rescued
+
+
+def _save_history(target: Path, incoming: Path) -> Rescued | None:
+    """What the old replica alone holds: the changes that the primary lost, kept in a file, and older history, put into the snapshot."""
+    if not target.exists():
+        return None
+    try:
+        db = connect_replica(target)
+    except DamagedFile:  # or never a replica: the caller said that it may be replaced
+        return None
+    try:
+        rescued = keep_lost(db, incoming, target)
+        carry_over(db, incoming)
+    finally:
+        db.close()
+    return rescued
 
 
 def _copied_over(incoming: Path, target: Path) -> bool:
