@@ -25,13 +25,14 @@ from pathlib import Path
 import apsw
 import click
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from farm_processes import Farm, Seed
 
 from changelog import retention
 from changelog.connection import connect, one
+from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.pull import pull_file
@@ -45,8 +46,8 @@ from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
 from server.sync import SyncService
-from changelog.node.settings import Settings
 
+ROOT = Path(__file__).resolve().parents[1]
 LEFT_OVERS = ("*.incoming*", "*.staged")
 PAYLOADS = 12
 KILLED = -9  # the exit code of a process that was
@@ -212,7 +213,8 @@ def work_off(folder: Path) -> None:
     """Payloads arrive, are stored, processed and answered; others stand there unprocessed."""
     path = folder / "farm.db"
     with closing(connect(path)) as db:
-        db.execute("INSERT OR IGNORE INTO lora_payload_buffer(id, raw_payload) VALUES(9001,'hxb:KILL:LFK1:UHFK1'),(9002,'hxb:KILL:LFK2:UHFK2')")
+        waiting = [(9000 + i, f"hxb:KILL:LFK{i}:UHFK{i}") for i in range(3)]
+        db.executemany("INSERT OR IGNORE INTO lora_payload_buffer(id, raw_payload) VALUES(?,?)", waiting)
     writer = Writer(path, 0.1)
     writer.start()
     begin()

@@ -101,7 +101,7 @@ class Follower:
             position = fit_out(incoming, accepted)
             counts = _row_counts(incoming)
             logger.info("Syncing: %s", _named(counts))
-            self.file.install(incoming)
+            rescued = self.file.install(incoming)
         except PositionMismatch as exc:
             self._refuse_stranger(exc)
             raise
@@ -113,6 +113,8 @@ class Follower:
         self._store.accepted_epoch = position.epoch
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
+        if rescued is not None:
+            self._state.alarmed(f"The Pi has lost {rescued.changes} changes that were here. They are kept: see `python -m server rescued`")
         rows, seconds = sum(counts.values()), time.monotonic() - started
         self.road.taken(doubt, seconds)
         self._store.record_sync("bootstrap", "ok", rows=rows, bytes=size, seconds=seconds, reason=doubt.reason)

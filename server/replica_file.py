@@ -8,12 +8,13 @@ from pathlib import Path
 
 import apsw
 
-from changelog.bootstrap import copy_over, empty_wal, put_in_place
-from changelog.connection import connect, identity
+from changelog.bootstrap import carry_over, copy_over, empty_wal, put_in_place
+from changelog.connection import connect, drop_journal, identity, journal_of
 from changelog.errors import DamagedFile
 from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import connect_replica, position_of
+from changelog.rescue.lost import Rescued, keep_lost
 from server.clock import utc_text
 from server.indexes import LOCAL_INDEXES
 from server.replica import Replica
@@ -33,6 +34,7 @@ class ReplicaFile:
         self._readers, self._opened = readers, opened
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._journal: dict[str, tuple[int, int] | None] = {}
         self._size = 0  # bytes of the file when it was last looked at; a replica's file never shrinks
         self._indexed_schema = 0  # SQLite's schema_version when the pages' indexes were last made
 
@@ -54,7 +56,8 @@ class ReplicaFile:
         """Why the file at the path is not a replica that can be gone on with, or None. A new connection sees what an open one may not."""
         try:
             if self._db is not None and identity(self.path) not in (None, self._file):
-                raise DamagedFile(f"{self.path} was replaced by another file")  # beside which the -wal of ours may stand: not to be opened
+                drop_journal(self.path, self._journal)
+                raise DamagedFile(f"{self.path} was replaced by another file")
             connect(self.path, readonly=True).close()
             if self._db is None:
                 self._open()
@@ -77,17 +80,19 @@ class ReplicaFile:
                 logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
         self._indexed_schema = db.pragma("schema_version")
 
-    def install(self, incoming: Path) -> None:
+    def install(self, incoming: Path) -> Rescued | None:
         """Put a snapshot that is fitted out in the place of what is there: into the live file where that can be done, else by a new one.
 
-        A history that does not go on in the snapshot's is kept beside it. Raises Unavailable while a page does not let go of the old file.
+        A history that does not go on in the snapshot's is kept beside it; of one that does, the changes that the Pi has lost since, which
+        are returned, and what only our log still tells. Raises Unavailable while a page does not let go of the old file.
         """
         sound = self._db is not None
         archived = sound and not _contains(incoming, position_of(self.db).epoch)
+        rescued = None if archived else self._save_history(incoming)
         if sound and not archived and copy_over(incoming, self.db):
             self._size = 0  # the one thing that may make it smaller
             self._adopt(self.db)
-            return
+            return rescued
         self.close()
         with self._readers.paused():
             if sound:
@@ -100,6 +105,7 @@ class ReplicaFile:
         doubt = self.doubt()
         if doubt:
             raise DamagedFile(f"the snapshot was put in place and cannot be opened: {doubt.reason}")
+        return rescued
 
     def close(self) -> None:
         """Close the connection."""
@@ -107,10 +113,28 @@ class ReplicaFile:
             self._db.close()
         self._db = self._file = None
 
+    def _save_history(self, incoming: Path) -> Rescued | None:
+        """Keep what the primary has lost, and put what it has trimmed into the snapshot; of a damaged file, what can be read."""
+        try:
+            db = self._db or connect_replica(self.path)
+        except DamagedFile:
+            return None
+        try:
+            rescued = keep_lost(db, incoming, self.path)
+            carry_over(db, incoming)
+        except Broken as exc:
+            logger.warning("The older history cannot be read, it stays in the old file: %s", exc)
+            return None
+        finally:
+            if db is not self._db:
+                db.close()
+        return rescued
+
     def _open(self) -> None:
         self._file, self._size = identity(self.path), 0
         self._db = connect_replica(self.path)
         self._adopt(self._db)
+        self._journal = journal_of(self.path)
 
     def _adopt(self, db: apsw.Connection) -> None:
         self._readers.trusted = self._file
