@@ -31,7 +31,7 @@ BITE = 100  # rows between two looks at the clock
 PAUSE = 4.0  # times as long as a transaction took is nothing done after it: a shell has no patience with locks
 LEAST_PAUSE = 0.02  # s
 SAMPLE = 300  # rows by which the log's size is estimated
-POINT_PAGES = 16  # pages of the log between two points of a survey
+POINT_BYTES = 2**16  # of the log between two points of a survey
 
 _LOG_PARTS = "SELECT name FROM sqlite_schema WHERE type IN ('table','index') AND tbl_name='changelog' AND rootpage>0"
 
@@ -64,11 +64,11 @@ class Plan:
 
 def cutoff(keep_days: float, now: float | None = None) -> str:
     """The time that many days before `now` (s since 1970, the present if None), as `at` is written."""
-    since = datetime.fromtimestamp(time.time() if now is None else now, UTC)
+    since = time.time() if now is None else now
     try:
-        at = since - timedelta(days=keep_days)
-    except OverflowError:
-        at = datetime.min.replace(tzinfo=UTC)
+        at = datetime.fromtimestamp(0, UTC) + timedelta(seconds=since, days=-keep_days)
+    except OverflowError:  # a clock that is far off
+        at = datetime.max if since > 0 else datetime.min
     return f"{at.year:04d}-" + at.strftime("%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
@@ -176,22 +176,20 @@ class Survey:
         # In this order dbstat does not sort: it walks the tree, so the pages come as their rows do, overflow pages behind them.
         self._pages = db.execute("SELECT pagetype, ncell, pgsize FROM dbstat WHERE name='changelog' ORDER BY name, path")
         self._points: list[tuple[int, int]] = []  # (rows, bytes) before some pages
-        self._rows = self._count = self._table = 0
+        self._rows = self._table = 0
         self.bytes = 0  # that the log takes, once it is done
 
     def read(self, seconds: float | None = None) -> bool:
         """Count on, for so many seconds or to the end. True when all is counted."""
         until = None if seconds is None else time.monotonic() + seconds
         for kind, cells, size in self._pages:
-            if kind == "leaf":
-                if self._count % POINT_PAGES == 0:
-                    self._points.append((self._rows, self._table))
-                    if until is not None and time.monotonic() > until:
-                        self._add(cells, size)
-                        return False
-                self._add(cells, size)
-            else:
-                self._table += size
+            due = kind == "leaf" and (not self._points or self._table >= self._points[-1][1] + POINT_BYTES)
+            if due:
+                self._points.append((self._rows, self._table))
+            self._rows += cells if kind == "leaf" else 0
+            self._table += size
+            if due and until is not None and time.monotonic() > until:
+                return False
         self.bytes = self._table + sum(_bytes_of(self._db, name) for (name,) in rows(self._db, _LOG_PARTS) if name != "changelog")
         return True
 
@@ -204,11 +202,6 @@ class Survey:
         if self._rows == self._head - self._oldest + 1:
             return self._oldest + count - 1
         return one(self._db, "SELECT seq FROM changelog ORDER BY seq LIMIT 1 OFFSET ?", (max(count - 1, 0),)) or self._head
-
-    def _add(self, cells: int, size: int) -> None:
-        self._rows += cells
-        self._table += size
-        self._count += 1
 
 
 def _bytes_of(db: apsw.Connection, name: str) -> int:
