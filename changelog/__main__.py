@@ -8,6 +8,7 @@ from changelog.cli.capture import ddl, doctor, head, install, status, triggers, 
 from changelog.cli.group import Commands
 from changelog.cli.history import as_of, show
 from changelog.cli.replicas import diff, pull
+from changelog.cli.retention import trim
 
 
 @click.group(cls=Commands)
@@ -23,7 +24,7 @@ def main() -> None:
     """
 
 
-for command in (install, uninstall, status, head, triggers, ddl, show, as_of, diff, pull, doctor):
+for command in (install, uninstall, status, head, triggers, ddl, show, as_of, diff, pull, trim, doctor):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import apsw
 from changelog.asof.lineage import Lineage
 from changelog.connection import connect, one, rows
 from changelog.errors import BadRequest, NotAPrimary
+from changelog.gaps import Gap, gaps_of, trimmed_upto
 from changelog.install import is_installed
 from changelog.log import head
 from changelog.primary import Primary
@@ -100,7 +101,10 @@ class Chosen:
 
 
 def changes(db: apsw.Connection, chosen: Chosen, after: int = 0) -> Iterator[dict[str, Any]]:
-    """The changes that are asked for and come after seq `after`, oldest first, as `render.as_change` has them, masked."""
+    """The changes that are asked for and come after seq `after`, oldest first, as `render.as_change` has them, masked.
+
+    Where the log has a gap stands a change with the op "gap" and the fields `first` and `last`.
+    """
     lineage = Lineage(db)
     terms = ["seq>?"]
     values: list[Any] = [after]
@@ -110,12 +114,46 @@ def changes(db: apsw.Connection, chosen: Chosen, after: int = 0) -> Iterator[dic
     if chosen.last:
         newest = f"SELECT seq FROM changelog WHERE {' AND '.join(terms)} ORDER BY seq DESC LIMIT {chosen.last}"
         terms = [f"seq IN ({newest})"]
+    gaps = [gap for gap in gaps_of(db) if gap.last > after and _in_range(db, gap, chosen)]
+    shown_any = False
     for row in log_rows(db, f"WHERE {' AND '.join(terms)} ORDER BY seq", tuple(values)):
-        yield as_change(row, lineage.columns(int(str(row[0])), row[4], row[7]), masked=True)
+        seq = int(str(row[0]))
+        while gaps and gaps[0].last < seq:
+            gap = gaps.pop(0)
+            if shown_any or not chosen.last:
+                yield _gap(gap)
+        shown_any = True
+        yield as_change(row, lineage.columns(seq, row[4], row[7]), masked=True)
+    yield from map(_gap, gaps)
+
+
+def begins_later(db: apsw.Connection, chosen: Chosen) -> int:
+    """The seq at which a trimmed log begins, where changes from before it are asked for; else 0."""
+    before = trimmed_upto(db)
+    since = moment(chosen.since) if chosen.since is not None else 0
+    first = one(db, "SELECT at FROM changelog WHERE seq=?", (before + 1,)) or ""
+    early = since < before if isinstance(since, int) else since < first
+    return before + 1 if before and early and not chosen.last else 0
+
+
+def _in_range(db: apsw.Connection, gap: Gap, chosen: Chosen) -> bool:
+    """Whether changes in a gap may be among those asked for, by their seq or by the times before and after it."""
+    around = [one(db, "SELECT at FROM changelog WHERE seq=?", (seq,)) for seq in (gap.first - 1, gap.last + 1)]
+    since, until = (None if text is None else moment(text) for text in (chosen.since, chosen.until))
+    early = until is not None and (gap.first > until if isinstance(until, int) else (around[0] or "") > until)
+    late = since is not None and (gap.last <= since if isinstance(since, int) else around[1] is not None and around[1] < since)
+    return not early and not late
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"at": None, "actor": None, "table": None, "op": "gap", "key": None, "old": {}, "new": {}}
+    return {"seq": gap.last, **nothing, "first": gap.first, "last": gap.last}
 
 
 def line(change: dict[str, Any]) -> str:
     """A change on one line."""
+    if change["op"] == "gap":
+        return f"{change['first']:>7}  gap: {Gap(change['first'], change['last'])}"
     table, key = change["table"] or "", "" if change["op"] in ("X", "B") else _shown_key(change["key"])
     what = change["key"] if change["op"] == "X" else f"epoch {change['key']} begins" if change["op"] == "B" else _columns(change)
     text = f"{change['seq']:>7}  {change['at']}  {change['actor'] or UNKNOWN}  {change['op']} {table} {key}".rstrip()

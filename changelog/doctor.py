@@ -15,15 +15,16 @@ import apsw
 from changelog import layout, triggers
 from changelog.audit import is_replica
 from changelog.connection import one, rows
+from changelog.gaps import gaps_of, trimmed_upto
 from changelog.install import is_installed, masks_of, schema_moved, slot_count
 from changelog.position import Position
 from changelog.replay import position_of
+from changelog.retention import log_bytes
 from changelog.schema import Table, is_ours, read_tables, virtual_tables
 
 FREE_DISK = 256 * 1024 * 1024  # bytes below which it is too little for a snapshot and a day of work
 FREE_FOR_COPIES = 2  # times the database: a snapshot lies beside it
 LOG_SIZE = 1024 * 1024 * 1024  # bytes from which a log is worth a look
-SAMPLE = 1_000  # rows by which the log's size is judged
 _WAL_RESET_FIXED = ((3, 44, 6), (3, 50, 7))  # repaired in these branches before 3.51.3
 
 _ASK_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
@@ -86,24 +87,27 @@ def _triggers_of(db: apsw.Connection, table: Table, again: str) -> Iterator[Find
 def _log(db: apsw.Connection) -> Iterator[Finding]:
     [(count, oldest, newest)] = rows(db, "SELECT count(*), min(seq), max(seq) FROM changelog")
     size = log_bytes(db)
-    advice = "trim it, or lower CHANGELOG_MAX_BYTES; a replica keeps its own history" if size > LOG_SIZE else ""
-    yield Finding("log", False, f"{count} changes, about {size} bytes, seq {oldest} to {newest}", advice)
-    if count and newest - oldest + 1 != count:
-        yield Finding("log", True, "the log has a gap: somebody deleted rows of it", "python -m changelog install FILE begins a new epoch")
+    advice = "python -m changelog trim, or lower CHANGELOG_MAX_BYTES; a replica keeps its own history" if size > LOG_SIZE else ""
+    yield Finding("log", False, f"{count} changes, {size} bytes, seq {oldest} to {newest}", advice)
+    if count and trimmed_upto(db):
+        yield Finding("log", False, f"the log is trimmed: what was before seq {oldest} is not here; as-of begins after seq {oldest - 1}")
+    yield from _gaps(db, count, oldest, newest)
     masks = masks_of(db)
     yield Finding("masks", False, f"shown as ***: {', '.join(masks)}" if masks else "no column is masked in the views")
     if slot_count(db) < layout.MIN_SLOTS:
         yield Finding("log", True, "the log has fewer slots than any version of ours makes", "python -m changelog install FILE")
 
 
-def log_bytes(db: apsw.Connection) -> int:
-    """About how many bytes the log takes: the newest rows' size, times how many there are."""
-    columns = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info('changelog')")]
-    # One sum a column: a chain of 2000 additions would pass SQLite's depth limit.
-    sums = ",".join(f"coalesce(sum(length(CAST({name} AS BLOB))),0)" for name in columns)
-    [(sampled, *sizes)] = rows(db, f"SELECT count(*),{sums} FROM (SELECT * FROM changelog ORDER BY seq DESC LIMIT {SAMPLE})")
-    mean = len(columns) + sum(sizes) / max(sampled, 1)  # a byte of type for each value
-    return round(mean * one(db, "SELECT count(*) FROM changelog"))
+def _gaps(db: apsw.Connection, count: int, oldest: int, newest: int) -> Iterator[Finding]:
+    """The gaps that a snapshot left in a replica's log, and rows that are missing without one."""
+    gaps = gaps_of(db)
+    for gap in gaps:
+        fact = f"the log has a gap, {gap}: its primary had trimmed them when a snapshot was taken; as-of begins after seq {gap.last}"
+        yield Finding("log", False, fact)
+    known = sum(gap.last - gap.first + 1 for gap in gaps)
+    there = sum(one(db, "SELECT count(*) FROM changelog WHERE seq BETWEEN ? AND ?", (gap.first, gap.last)) for gap in gaps)
+    if count and (there or newest - oldest + 1 != count + known):
+        yield Finding("log", True, "the log has a gap: somebody deleted rows of it", "python -m changelog install FILE begins a new epoch")
 
 
 def _integrity(db: apsw.Connection) -> Iterator[Finding]:

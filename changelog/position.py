@@ -32,7 +32,7 @@ class Position:
     def parse(cls, text: str) -> Position:
         """The position that `str` printed. Raises BadRequest."""
         match = _TEXT.fullmatch(text)
-        if not match:
+        if not match or max(int(match[2]), int(match[3])) >= 2**63:
             raise BadRequest(f"not a position: {text[:80]!r} (expected epoch/seq/check)")
         return cls(match[1], int(match[2]), int(match[3]))
 

@@ -31,11 +31,11 @@ def check_position(db: apsw.Connection, position: Position) -> None:
         raise PositionMismatch(f"the epoch is {epoch} now, not {position.epoch}", **facts)
     if position.seq > head:
         raise PositionMismatch(f"seq {position.seq} is past the head, which is {head}: this primary has lost changes", **facts)
-    nonce = _nonce_at(db, position.seq)
-    if nonce is None:
-        raise HistoryTrimmed(f"the changes after seq {position.seq} are gone: the oldest is {oldest}", **facts)
-    if nonce != position.check:
+    nonce = known_nonce(db, position.seq)
+    if nonce is not None and nonce != position.check:
         raise PositionMismatch(f"seq {position.seq} is another write here: this primary went back in time", **facts)
+    if nonce is None or position.seq < oldest - 1:
+        raise HistoryTrimmed(f"the changes after seq {position.seq} are gone: the oldest is {oldest}", **facts)
 
 
 def descends(db: apsw.Connection, epoch: str) -> bool:
@@ -96,8 +96,9 @@ def _filled(row: tuple[Value, ...], width: int, slots: int) -> tuple[Value, ...]
     return row[:first] + {"I": new, "U": new + old, "D": old, "X": row[first : first + 1]}.get(str(row[5]), ())
 
 
-def _nonce_at(db: apsw.Connection, seq: int) -> int | None:
+def known_nonce(db: apsw.Connection, seq: int) -> int | None:
+    """The nonce of the write at `seq`: of its row, or, when that is trimmed, of the last one that was and of acknowledged ones."""
     nonce = one(db, "SELECT nonce FROM changelog WHERE seq=?", (seq,))
-    if nonce is None:  # the last row that was trimmed is still a valid position
-        nonce = one(db, "SELECT value FROM changelog_meta WHERE name='trimmed' AND seq=?", (seq,))
+    if nonce is None:
+        nonce = one(db, "SELECT value FROM changelog_meta WHERE name IN ('trimmed','anchor') AND seq=?", (seq,))
     return nonce

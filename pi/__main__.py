@@ -1,4 +1,4 @@
-"""The command line of the Pi: `python -m pi serve|key|user`."""
+"""The command line of the Pi: `python -m pi serve|key|user|replica`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import apsw
 import click
 from flask import Flask
 
+from changelog.acks import Acks
 from changelog.connection import connect
 from changelog.errors import ConfigError, DroverError
 from changelog.node.logs import start_logging
@@ -20,9 +21,10 @@ from changelog.node.runner import Role, Service
 from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.primary import Primary
-from pi import farm, users
+from pi import farm, replicas, users
 from pi.app import create_app
 from pi.keys import ROLES, Keys
+from pi.retention import Retention
 from pi.serial_reader import SerialReader
 from pi.writer import Writer
 
@@ -66,32 +68,35 @@ def serve(settings: Settings) -> None:
 
 
 class OpenFiles:
-    """The reading side and the keys as the first service to start, hence the last to stop."""
+    """The reading side, the keys and the acknowledgements as the first service to start, hence the last to stop."""
 
-    def __init__(self, primary: Primary, keys: Keys) -> None:
-        self.primary, self.keys = primary, keys
+    def __init__(self, primary: Primary, keys: Keys, acks: Acks) -> None:
+        self.primary, self.keys, self.acks = primary, keys, acks
 
     def start(self) -> None:
         """They are open already."""
 
     def stop(self) -> None:
-        """Close both, so that no -wal stays behind: the last connection to close removes it, if it may write."""
+        """Close all, so that no -wal stays behind: the last connection to close removes it, if it may write."""
         self.primary.close()
         with contextlib.suppress(DroverError):
             connect(self.primary.path).close()
+        self.acks.close()
         self.keys.close()
 
 
 def create(settings: Settings) -> tuple[Flask, list[Service]]:
     """The application of the Pi and the services that run beside it."""
     farm.open_farm(settings.farm_db)
-    writer = Writer(settings.farm_db, settings.lora_processing_interval)
     keys = Keys(settings.pi_db, checkpoints=True)
+    acks = Acks(settings.pi_db)
+    retention = Retention(settings.farm_db, acks, settings.changelog_keep_days, settings.changelog_max_bytes)
+    writer = Writer(settings.farm_db, settings.lora_processing_interval, retention)
     primary = Primary(settings.farm_db, writer.reconcile, writer.opened)
-    services: list[Service] = [OpenFiles(primary, keys), writer]
+    services: list[Service] = [OpenFiles(primary, keys, acks), writer]
     if settings.lora_serial_port:
         services.append(SerialReader(settings.lora_serial_port, settings.lora_baud, writer))
-    return create_app(settings, writer, primary, keys), services
+    return create_app(settings, writer, primary, keys, acks), services
 
 
 @main.group()
@@ -127,10 +132,11 @@ def list_(settings: Settings, as_json: bool) -> None:
 @click.argument("name")
 @click.pass_obj
 def revoke(settings: Settings, name: str) -> None:
-    """Forget the key NAME: whoever uses it is refused from now on."""
-    with _keys(settings) as keys:
+    """Forget the key NAME: whoever uses it is refused from now on, and the log is not kept for replicas that used it."""
+    with _keys(settings) as keys, replicas.open_acks(settings) as acks:
         keys.revoke(name)
-    click.echo(f"key {name} revoked")
+        count = acks.forget_key(name)
+    click.echo(f"key {name} revoked" + (f", and {count} replicas forgotten that used it" if count else ""))
 
 
 @contextmanager
@@ -144,6 +150,7 @@ def _keys(settings: Settings) -> Iterator[Keys]:
 
 
 main.add_command(users.user)
+main.add_command(replicas.replica)
 
 if __name__ == "__main__":
     main(prog_name="python -m pi")

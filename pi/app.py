@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
+from changelog.acks import Acks
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from changelog.primary import Primary
@@ -12,11 +13,11 @@ from pi.keys import Keys
 from pi.writer import Writer
 
 
-def create_app(settings: Settings, writer: Writer, primary: Primary, keys: Keys) -> Flask:
-    """The API of a Pi whose `writer` writes and whose `primary` reads farm.db, for callers with `keys`."""
+def create_app(settings: Settings, writer: Writer, primary: Primary, keys: Keys, acks: Acks) -> Flask:
+    """The API of a Pi whose `writer` writes and whose `primary` reads farm.db, for callers with `keys`; replicas leave their `acks`."""
     app = Flask(__name__, static_folder=None)
     install_problems(app, facts=("id", "received_at", "times_received", "position", "descends"))
-    app.register_blueprint(sync.blueprint(primary, keys, settings.data_dir / "snapshots"))
+    app.register_blueprint(sync.blueprint(primary, keys, acks, settings.data_dir / "snapshots"))
     app.register_blueprint(ingest.blueprint(settings, writer, keys))
     app.register_blueprint(herd_api.blueprint(writer, keys))
     return app

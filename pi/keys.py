@@ -1,7 +1,7 @@
-"""API keys, and what replicas have acknowledged: pi.db, the Pi's own database, which is not replicated.
+"""API keys, in pi.db: the Pi's own database, which is not replicated. (Acknowledgements stand there too: `changelog/acks.py`.)
 
-A key is 256 random bits, shown once and stored as its SHA-256. What changes often (last used, acknowledged) is written at most once a
-minute: a write per poll would wear out the SD card.
+A key is 256 random bits, shown once and stored as its SHA-256. When it was last used is written at most once a minute: a write per poll
+would wear out the SD card.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from flask import g, request
 from changelog.connection import connect, one
 from changelog.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized, Unavailable
 from changelog.node.access import RateLimit
-from changelog.position import Position
 from pi.farm import make_file
 
 logger = logging.getLogger(__name__)
 
 ROLES = ("replica", "device", "writer", "metrics")
 LONGEST_NAME = 80  # characters
-WRITE_EVERY = 60.0  # s between two writes of the same key's last use, or of the same replica's acknowledgement
+WRITE_EVERY = 60.0  # s between two writes of the same key's last use
 BUSY = 500  # ms that a request may wait for somebody who holds pi.db locked
 WRONG_KEYS = 10.0  # a second and address, after which a wrong key is answered 429
 
@@ -43,13 +42,6 @@ CREATE TABLE IF NOT EXISTS keys (
   hash BLOB NOT NULL UNIQUE,                 -- SHA-256 of the key
   created_at TEXT NOT NULL DEFAULT ({_NOW}),
   last_used_at TEXT                          -- to the minute
-);
-CREATE TABLE IF NOT EXISTS acks (            -- how far each replica is: retention trims nothing after the slowest
-  replica_id TEXT PRIMARY KEY,
-  key_name TEXT NOT NULL,
-  epoch TEXT NOT NULL,
-  seq INTEGER NOT NULL,
-  at TEXT NOT NULL
 );
 """
 
@@ -77,7 +69,7 @@ class Keys:
         self._closed = False
         self._version = -1
         self._by_hash: dict[bytes, Key] = {}
-        self._written: dict[tuple[str, str], float] = {}  # (kind, name) -> time.monotonic() of its last write
+        self._written: dict[str, float] = {}  # key name -> time.monotonic() of the last write
         self._wrong = RateLimit(WRONG_KEYS, WRONG_KEYS)
 
     def close(self) -> None:
@@ -124,7 +116,7 @@ class Keys:
             key = next((key for stored, key in self._known().items() if hmac.compare_digest(stored, digest)), None)
             if key is None:
                 raise Unauthorized("this key is not known here: `python -m pi key list` on the Pi shows the names of those that are")
-            if self._due("key", key.name):
+            if self._due(key.name):
                 self._note(f"UPDATE keys SET last_used_at={_NOW} WHERE name=?", (key.name,))
         return key
 
@@ -155,15 +147,6 @@ class Keys:
         g.key = key
         return key
 
-    def acknowledge(self, replica_id: str, key_name: str, position: Position) -> None:
-        """Remember that a replica holds everything up to `position`."""
-        with self._lock:
-            if not self._closed and self._due("ack", replica_id):
-                self._note(
-                    f"INSERT OR REPLACE INTO acks(replica_id, key_name, epoch, seq, at) VALUES(?,?,?,?,{_NOW})",
-                    (replica_id, key_name, position.epoch, position.seq),
-                )
-
     def _note(self, sql: str, bindings: tuple[object, ...]) -> None:
         """Write what is good to know but not worth failing a request for, such as while somebody holds pi.db locked in a shell."""
         try:
@@ -179,12 +162,12 @@ class Keys:
             self._version = version
         return self._by_hash
 
-    def _due(self, kind: str, name: str) -> bool:
-        """Whether the last write of this fact is a minute ago; if so it counts as written now."""
+    def _due(self, name: str) -> bool:
+        """Whether the last write of this key's use is a minute ago; if so it counts as written now."""
         now = time.monotonic()
-        if now - self._written.get((kind, name), -WRITE_EVERY) < WRITE_EVERY:
+        if now - self._written.get(name, -WRITE_EVERY) < WRITE_EVERY:
             return False
-        self._written[kind, name] = now
+        self._written[name] = now
         return True
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import apsw
 from flask import Blueprint, Response, current_app, g, request, send_file
 
+from changelog.acks import Acks
 from changelog.compression import choose, compress
 from changelog.connection import connect, one
-from changelog.errors import BadRequest, PositionMismatch
+from changelog.errors import BadRequest, HistoryTrimmed, PositionMismatch
 from changelog.node.access import int_argument
 from changelog.node.runner import stopping
 from changelog.position import Position, ancestors_of, epoch_of
@@ -35,9 +37,10 @@ SQLITE_MEDIA_TYPE = "application/vnd.sqlite3"
 LIMIT, MAX_LIMIT = 1000, 5000  # changes in one JSON reply
 MAX_PAGE = 1_000_000_000  # rows that a replica may ask for at once
 MAX_WAIT = 30  # s that a long poll waits for a change
+LONGEST_ID = 64  # characters of a replica's id
 
 
-def blueprint(primary: Primary, keys: Keys, folder: Path) -> Blueprint:
+def blueprint(primary: Primary, keys: Keys, acks: Acks, folder: Path) -> Blueprint:
     """The routes under /api/sync; `folder` is where snapshots stand while they are fetched."""
     routes = Blueprint("sync", __name__, url_prefix="/api/sync")
     snapshots = SnapshotStore(primary, folder)
@@ -55,9 +58,12 @@ def blueprint(primary: Primary, keys: Keys, folder: Path) -> Blueprint:
         if "since" in request.args:
             raise BadRequest("timestamps lose changes: instead of since=TIME ask after=SEQ, the `next` of the reply before (0 at first)")
         after = int_argument(request.args, "after", 0, 0, 2**63 - 1)
-        _wait_for_change(primary, after)
         if MEDIA_TYPE in request.headers.get("Accept", ""):
-            return _frame(primary, keys, after)
+            position = _position(after)
+            _acknowledge(acks, position)  # before waiting: what is known of a replica is known as soon as it says it
+            _wait_for_change(primary, after)
+            return _frame(primary, position)
+        _wait_for_change(primary, after)
         return _json(_changes(primary, after))
 
     @routes.get("/full-export")
@@ -65,6 +71,8 @@ def blueprint(primary: Primary, keys: Keys, folder: Path) -> Blueprint:
     def full_export() -> Response:
         _refuse_stranger(primary)
         snapshot = snapshots.newest(_wanted_digest())
+        if replica_id := _replica_id():
+            acks.handed_out(replica_id, g.key.name, snapshot.position)
         if SQLITE_MEDIA_TYPE in request.headers.get("Accept", ""):
             return _file(snapshot)
         return Response(_export(snapshot), mimetype="application/json")
@@ -108,18 +116,32 @@ def _wait_for_change(primary: Primary, after: int) -> None:
         primary.commits.wait(after, seconds, event)
 
 
-def _frame(primary: Primary, keys: Keys, after: int) -> Response:
-    """The log as a replica wants it. What it asks for next is what it has: `after` is an acknowledgement."""
+def _replica_id() -> str:
+    return request.headers.get("X-Replica-Id", "")[:LONGEST_ID]
+
+
+def _position(after: int) -> Position:
+    """The position that a replica asks after."""
     if "epoch" not in request.args or "check" not in request.args:
         raise BadRequest(f"{MEDIA_TYPE} needs epoch and check, the position's other two parts")
-    position = Position.parse(f"{request.args['epoch']}/{after}/{request.args['check']}")
+    return Position.parse(f"{request.args['epoch']}/{after}/{request.args['check']}")
+
+
+def _acknowledge(acks: Acks, asked: Position) -> None:
+    """Remember how far the replica is. What it asks after is what it has, unless it says what that is: it may fetch pages ahead."""
+    replica_id = _replica_id()
+    if replica_id:
+        with suppress(BadRequest):
+            asked = Position.parse(request.headers.get("X-Replica-Position", ""))
+        acks.acknowledge(replica_id, g.key.name, asked)
+
+
+def _frame(primary: Primary, position: Position) -> Response:
+    """The log as a replica wants it."""
     upto = int_argument(request.args, "upto", 0, 0, 2**63 - 1) or None
     limit = int_argument(request.args, "limit", 0, 1, MAX_PAGE) if "limit" in request.args else None
     upto_check = int_argument(request.args, "upto_check", 0, 0, 2**63 - 1) if "upto_check" in request.args else None
     header, chunks = primary.encoded_frame(position, upto, limit, upto_check)
-    replica_id = request.headers.get("X-Replica-Id", "")
-    if replica_id:
-        keys.acknowledge(replica_id[:64], g.key.name, position)
     encoding = choose(request.headers.get("Accept-Encoding", ""))
     headers = {"Content-Encoding": encoding, "Vary": "Accept, Accept-Encoding"} if encoding != "identity" else {"Vary": "Accept"}
     body: Any = compress(encoding, chunks)
@@ -137,6 +159,9 @@ def _changes(primary: Primary, after: int) -> dict[str, Any]:
             check_position(db, Position.parse(f"{request.args['epoch']}/{after}/{request.args.get('check', '')}"))
         elif after > head.seq:
             raise PositionMismatch(f"seq {after} is past the head, which is {head.seq}", epoch=head.epoch, head=head.seq, oldest=oldest)
+        elif after < oldest - 1:
+            gone = f"the changes after seq {after} are gone: the oldest is {oldest}"
+            raise HistoryTrimmed(gone, epoch=head.epoch, head=head.seq, oldest=oldest)
         upto = min(int_argument(request.args, "upto", head.seq, 0, 2**63 - 1), head.seq)
         rows = read_log(db, after, upto, limit) if upto > after else []
         columns = columns_of(db)

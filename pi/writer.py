@@ -1,4 +1,4 @@
-"""The one thread that writes to farm.db: it commits in groups, works off payloads, and owns the checkpoints.
+"""The one thread that writes to farm.db: it commits in groups, works off payloads, trims the log, and owns the checkpoints.
 
 A job is a function of the connection; it may run again when its transaction could not be committed (a locked file, a full disk), so it does
 nothing but write there. Its future resolves after the commit: what has been answered survives a power cut.
@@ -27,6 +27,7 @@ from changelog.errors import DamagedFile, DroverError, Unavailable
 from changelog.log import signed
 from changelog.position import Position
 from pi import farm, herd
+from pi.retention import Retention
 
 QUEUE = 10_000  # jobs that may wait
 GROUP = 256  # jobs in one transaction: a shell has no patience with locks, so transactions stay short
@@ -105,9 +106,10 @@ class _Task:
 class Writer:
     """The service that writes to the database at `path`, which `farm.open_farm` has opened before."""
 
-    def __init__(self, path: str | os.PathLike[str], processing_interval: float = 5.0) -> None:
-        """`processing_interval` (s): how often the worker looks for payloads that stand in `received`."""
+    def __init__(self, path: str | os.PathLike[str], processing_interval: float = 5.0, retention: Retention | None = None) -> None:
+        """`processing_interval` (s): how often the worker looks for payloads that stand in `received`. `retention` trims the log."""
         self.path = path
+        self.retention = retention
         self.has_farm = False  # whether the open file has the farm's tables
         self._interval = processing_interval
         self._tasks: deque[_Task] = deque()
@@ -200,6 +202,8 @@ class Writer:
             return False
         try:
             self._look()
+            if self.retention is not None and self._db is not None and not self._stopping:
+                self.retention.step(self._db, busy=bool(self._tasks))
         except (*_STORAGE, DroverError) as exc:
             self._report_outage(exc)
         return True
@@ -208,7 +212,8 @@ class Writer:
         """All that is queued, up to one group; waits at most until the next look is due."""
         with self._changed:
             if not self._tasks and not self._stopping:
-                self._changed.wait(min(LOOK, max(0.0, self._work_at - time.monotonic())))
+                trimming = self.retention.due_in() if self.retention is not None else LOOK
+                self._changed.wait(min(LOOK, trimming, max(0.0, self._work_at - time.monotonic())))
             return [self._tasks.popleft() for _ in range(min(len(self._tasks), GROUP))]
 
     def _settle(self, group: list[_Task]) -> None:
@@ -329,6 +334,8 @@ class Writer:
         drop_journal(self.path, self._journal)
 
     def _close(self) -> None:
+        if self.retention is not None:
+            self.retention.close()
         if self._db is not None:
             self._db.close()
             self._db = self._arriving = None

@@ -18,7 +18,6 @@ from werkzeug.security import check_password_hash
 from changelog.connection import connect
 from changelog.errors import BadRequest, Conflict, NotFound, Unauthorized
 from changelog.node.problems import install_problems
-from changelog.position import Position
 from pi import keys as keys_module
 from pi.keys import Key, Keys
 
@@ -104,15 +103,6 @@ def test_use_is_noted_at_most_once_a_minute(path, keys, monkeypatch):
         assert keys.rows()[0]["last_used_at"] is not None
         monkeypatch.setattr(keys_module, "WRITE_EVERY", 0.0)
         wait_until(lambda: keys.role_of(key) and watcher.pragma("data_version") != version)  # as soon as the second is another
-
-
-def test_acknowledgements_are_kept_and_written_at_most_once_a_minute(path, keys, monkeypatch):
-    keys.acknowledge("r1", "office", Position("a" * 32, 5, 1))
-    keys.acknowledge("r1", "office", Position("a" * 32, 6, 1))
-    assert rows(path, "SELECT replica_id, key_name, epoch, seq FROM acks") == [("r1", "office", "a" * 32, 5)]
-    monkeypatch.setattr(keys_module, "WRITE_EVERY", 0.0)
-    keys.acknowledge("r1", "office", Position("a" * 32, 7, 1))
-    assert rows(path, "SELECT seq FROM acks") == [7]
 
 
 def test_a_locked_pi_db_refuses_no_key(path, keys):

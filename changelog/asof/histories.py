@@ -9,7 +9,6 @@ from typing import Any
 import apsw
 
 from changelog.asof.lineage import Lineage
-from changelog.connection import one
 from changelog.reader import READ_ROWS, read_log
 from changelog.render import identities, sides
 from changelog.values import RawText, Value
@@ -52,7 +51,7 @@ class LogRows:
                     found.setdefault(after, Known(None))
 
     def read_before(self, histories: Mapping[int, History], seq: int, birth: int, every: Mapping[int, bool]) -> None:
-        """Backwards from `seq` to the epoch's birth: how each row was left by its newest change.
+        """Backwards from `seq` to the epoch's birth, or as far as the log is whole: how each row was left by its newest change.
 
         `every` names the tables to look at: for all their rows, or for those only that were touched after `seq`.
         """
@@ -88,10 +87,9 @@ class LogRows:
             yield from read_log(self._db, start, min(upto, start + READ_ROWS))
 
     def _backwards(self, upto: int, birth: int) -> Iterator[tuple[Value, ...]]:
-        oldest = max(birth, one(self._db, "SELECT min(seq) FROM changelog") - 1)
-        for end in range(upto, oldest, -READ_ROWS):
-            self._progress(upto - end, upto - oldest)
-            yield from reversed(read_log(self._db, max(oldest, end - READ_ROWS), end))
+        for end in range(upto, birth, -READ_ROWS):
+            self._progress(upto - end, upto - birth)
+            yield from reversed(read_log(self._db, max(birth, end - READ_ROWS), end))
 
 
 def exact(identity: Identity) -> Identity:

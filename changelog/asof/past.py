@@ -4,8 +4,8 @@ A row that no change after that seq touched is what it is now. Of a row that was
 row before it (what it did not change, it names as new values); rows are not undone one change after another, so what a BEFORE trigger hid
 from a later change does not matter. Where that is not enough the log before the seq is read too, backwards to the row's newest change:
 in tables with triggers of an application (a seq in the midst of a statement sees what was stored, not what the trigger left to be seen),
-for columns and tables that were dropped since, and for a row asked for across the birth of an epoch. Nothing is ever guessed: what
-neither side tells raises, naming it.
+for columns and tables that were dropped since, and for a row asked for across the birth of an epoch. A log that was trimmed, or that has a
+gap, is read as far back as it is whole. Nothing is ever guessed: what neither side tells raises, naming it.
 
 What no log row tells is taken as it is now: AUTOINCREMENT counters, user_version, application_id. Virtual tables are left out.
 """
@@ -20,8 +20,9 @@ import apsw
 
 from changelog.asof.histories import History, Identity, Known, LogRows, Progress, exact
 from changelog.asof.lineage import Lineage, Names, Objects
-from changelog.connection import connect, one, rows
-from changelog.errors import BadRequest, CannotRebuild, HistoryTrimmed, NotFound
+from changelog.connection import connect, one
+from changelog.errors import BadRequest, CannotRebuild, NotFound
+from changelog.gaps import check_unbroken, unbroken_after
 from changelog.log import head
 from changelog.schema import Table, read_tables
 from changelog.values import Value
@@ -42,7 +43,8 @@ class Past:
         self.objects, self.virtual = _without_virtual(self._lineage.schema_at(seq))
         self.names: Names = self._lineage.at(seq)
         self._rebirth = one(db, "SELECT min(seq) FROM changelog WHERE op='B' AND seq>?", (seq,))
-        self._birth = one(db, "SELECT max(seq) FROM changelog WHERE op='B' AND seq<=?", (seq,)) or 0
+        birth, self._begin = one(db, "SELECT max(seq) FROM changelog WHERE op='B' AND seq<=?", (seq,)) or 0, unbroken_after(db, seq)
+        self._birth = max(birth, self._begin)  # nothing before it is of use
         # What is there now says nothing about a time before the birth of an epoch.
         self._present = {} if self._rebirth else {self._lineage.now.table(t.name): t for t in read_tables(db)}
         self.tables = {t.name: t for t in _tables_of(self.objects)}
@@ -51,6 +53,7 @@ class Past:
         self._histories = {number: History() for number in self._wanted()}
         log.read_after(self._histories, seq, (self._rebirth or self._head + 1) - 1)
         log.read_before(self._histories, seq, self._birth, self._looked_for())
+        self._unsure_upto = self._first_statement_ends() if self._begin and self._begin == self._birth else 0
 
     def table(self, name: str) -> Table:
         """A table of that time, whatever the case of its name. Raises NotFound."""
@@ -65,6 +68,7 @@ class Past:
         holds its default. Raises CannotRebuild."""
         number = self.names.table(table.name)
         self._check_complete(table, number)
+        self._check_beginning(table, number)
         history = self._histories[number]
         present = self._present.get(number)
         if present:
@@ -81,6 +85,8 @@ class Past:
         number = self.names.table(table.name)
         history, present = self._histories[number], self._present.get(number)
         found = [history.before.get(identity), history.after.get(identity)]
+        if found[0] is None and found[1] is not None:
+            self._check_beginning(table, number)
         if found == [None, None]:
             self._check_complete(table, number)
             found += [next((known for key, known in self._present_rows(present, number) if key == identity), None)] if present else []
@@ -120,11 +126,29 @@ class Past:
         return exact(tuple(row[c.name] for c in table.columns if c.pk))
 
     def _check_range(self) -> None:
-        [(oldest, count)] = rows(self._db, "SELECT min(seq), count(*) FROM changelog WHERE seq>?", (self.seq,))
         if self.seq > self._head:
             raise BadRequest(f"seq {self.seq} is past the head, which is {self._head}")
-        if count != self._head - self.seq:
-            raise HistoryTrimmed(f"the log of this file begins at seq {oldest}: what was before seq {oldest - 1} is gone")
+        check_unbroken(self._db, self.seq, self._head)
+
+    def _first_statement_ends(self) -> int:
+        """The last seq that may be of the same statement as the first row of a log which does not begin at a birth.
+
+        All that one statement logs, triggers and all, bears one time: SQLite's 'now' stands still until it is done.
+        """
+        first = one(self._db, "SELECT at FROM changelog WHERE seq=?", (self._begin + 1,))
+        other = one(self._db, "SELECT seq FROM changelog WHERE seq>? AND at IS NOT ? ORDER BY seq LIMIT 1", (self._begin, first))
+        return (other or self._head + 1) - 1
+
+    def _check_beginning(self, table: Table, number: int) -> None:
+        """Raises CannotRebuild where a row's newest change up to the seq may be trimmed, and triggers have hidden it from the next one."""
+        if self.seq >= self._unsure_upto or number not in self._triggered_since():
+            return
+        touched = "SELECT 1 FROM changelog WHERE seq>? AND seq<=? AND (tbl=? COLLATE NOCASE OR op='X')"
+        if one(self._db, touched, (self.seq, self._unsure_upto, table.name)):
+            raise CannotRebuild(
+                f"table {table.name}: the log begins after seq {self._begin}, perhaps in the midst of a statement, and a trigger of this"
+                f" table may have changed the same rows earlier in it; from seq {self._unsure_upto} on it can be rebuilt"
+            )
 
     def _find(self, name: str) -> Table:
         for table in self.tables.values():

@@ -16,10 +16,12 @@ from changelog.audit import is_replica, printable
 from changelog.cli.group import FAILED, FILE, JSON, YES, opened, opened_log, print_json, say
 from changelog.connection import one, rows
 from changelog.errors import Conflict
+from changelog.gaps import gaps_of, trimmed_upto
 from changelog.log import head as newest
 from changelog.position import Position, ancestors_of
 from changelog.reconcile import run_ddl
 from changelog.replay import position_of
+from changelog.retention import log_bytes
 from changelog.schema import read_tables, virtual_tables
 
 
@@ -106,7 +108,9 @@ def status(file: Path, as_json: bool) -> None:
 def _in_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
+    if isinstance(value, list):
+        return ", ".join(each if isinstance(each, str) else f"seq {each['first']} to {each['last']}" for each in value)
+    return "" if value is None else str(value)
 
 
 def _status(db: apsw.Connection) -> dict[str, Any]:
@@ -122,7 +126,9 @@ def _status(db: apsw.Connection) -> dict[str, Any]:
         "changes": count,
         "since": since,
         "latest": latest,
-        "log_bytes": doctoring.log_bytes(db),
+        "log_bytes": log_bytes(db),
+        "trimmed": trimmed_upto(db),  # the last seq that is not here any more
+        "gaps": [asdict(gap) for gap in gaps_of(db)],
         "ancestors": len(ancestors_of(db)),
         "followed_at": one(db, "SELECT at FROM changelog_position") if replica else None,
         "tables": [t.name for t in read_tables(db)],

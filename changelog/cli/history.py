@@ -10,7 +10,7 @@ import click
 
 from changelog.asof.past import Past
 from changelog.asof.rebuild import in_memory, write_file
-from changelog.audit import Chosen, LogFile, changes, keys, line, moment, printable, shown
+from changelog.audit import Chosen, LogFile, begins_later, changes, keys, line, moment, printable, shown
 from changelog.cli.group import FILE, JSON, print_json, progress, say
 from changelog.connection import one
 from changelog.errors import NotFound
@@ -43,7 +43,8 @@ def show(file: Path, tables: tuple[str, ...], key: str | None, follow: bool, as_
     python -m changelog show farm.db --since 2026-11-23T06:00 --actor "unknown writer"
     python -m changelog show farm.db --follow --json
 
-    A line: seq, time, who, I U D X or B, table, key, and the columns as old -> new. Masked columns are ***.
+    A line: seq, time, who, I U D X or B, table, key, and the columns as old -> new. Masked columns are ***. Where the log of a replica has
+    a gap, a line says so, whatever is chosen (--json: op "gap", with first and last).
     """
     if key is not None and not tables:
         raise click.UsageError("--key needs --table: a key says nothing without its table")
@@ -64,6 +65,8 @@ def _show(source: LogFile, chosen: Chosen, after: int, as_json: bool) -> int:
     """Print what came after `after`; returns the head of that moment."""
     with source.snapshot() as db:
         now = head(db)
+        if not after and (begin := begins_later(db, chosen)):
+            say(f"the log begins at seq {begin}: what was before is trimmed here")
         if now != after:
             for change in changes(db, chosen, after):
                 if as_json:
@@ -90,8 +93,8 @@ def as_of(file: Path, when: str, *, table_name: str | None, key: str | None, out
 
     Rows are printed one a line, masked columns as ***. The new file is a plain database without a log; nothing is masked in it.
     A seq is taken literally: the log does not know which one ended a transaction. A TIME means the newest change up to it, by the clock
-    of the primary. What the log does not tell (tables and columns that were dropped, what came before a new epoch) is named, and exit
-    code 1.
+    of the primary. What the log does not tell (tables and columns that were dropped, what came before a new epoch, what was trimmed or lies
+    before the end of a gap) is named, and exit code 1.
     """
     if (table_name is None) == (out is None) or (key is not None and table_name is None):
         raise click.UsageError("say --table TABLE (and --key KEY), or --out NEWFILE")
