@@ -55,7 +55,7 @@ def frame_header(db: apsw.Connection, after: Position, upto: int | None = None, 
         upto = head
     elif not after.seq <= upto <= head:
         raise PositionMismatch(f"upto {upto} is not between {after.seq} and the head, {head}", epoch=after.epoch, head=head, descends=True)
-    nonce = _nonce_at(db, upto)
+    nonce = known_nonce(db, upto)
     if nonce is None:
         raise HistoryTrimmed(f"the changes up to seq {upto} are gone", epoch=after.epoch, head=head)
     if upto_check not in (None, nonce):
