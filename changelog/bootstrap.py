@@ -101,6 +101,12 @@ def _mark_holes(db: apsw.Connection, ours: list[tuple[str, int, int]], oldest: i
         db.execute(add, ("gap", carried + 1, oldest - 1))
 
 
+def clear(incoming: Path) -> None:
+    """Remove a snapshot, or what a killed process left of one: the -wal of another one must not be played into the next."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{incoming}{suffix}").unlink(missing_ok=True)
+
+
 def copy_over(incoming: Path, live: apsw.Connection) -> bool:
     """Put the content of `incoming` into the live replica in one commit, its readers undisturbed. False where only a new file can do it.
 

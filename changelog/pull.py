@@ -14,7 +14,7 @@ from typing import Protocol
 import apsw
 
 from changelog.audit import is_replica
-from changelog.bootstrap import carry_over, copy_over, empty_wal, fit_out, put_in_place
+from changelog.bootstrap import carry_over, clear, copy_over, empty_wal, fit_out, put_in_place
 from changelog.connection import connect
 from changelog.errors import BadRequest, Conflict, DamagedFile, Divergence, HistoryTrimmed, NotFound, PositionMismatch, Stranger
 from changelog.position import Position, ancestors_of, epoch_of
@@ -141,6 +141,7 @@ def _advance(source: Source, target: Path, before: Position) -> Position:
 
 def _bootstrap(source: Source, target: Path, doubt: str) -> tuple[Position, str, Rescued | None]:
     incoming = target.with_name(f"{target.name}.incoming")
+    clear(incoming)
     try:
         source.copy_to(incoming)
         position = fit_out(incoming, None)
@@ -149,8 +150,7 @@ def _bootstrap(source: Source, target: Path, doubt: str) -> tuple[Position, str,
             empty_wal(target)
             put_in_place(incoming, target.absolute())
     finally:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{incoming}{suffix}").unlink(missing_ok=True)
+        clear(incoming)
     return position, doubt, rescued
 
 

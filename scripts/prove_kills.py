@@ -49,6 +49,7 @@ from server.sync import SyncService
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OVERS = ("*.incoming*", "*.staged")
+ANIMALS = 400
 PAYLOADS = 12
 KILLED = -9  # the exit code of a process that was
 
@@ -136,7 +137,7 @@ def a_few_changes(folder: Path, farm: Farm) -> None:
 def many_changes(folder: Path, farm: Farm) -> None:
     """And so many that they are staged."""
     followed(folder, farm)
-    farm.pi.sql("UPDATE cattle SET weight=weight+1, notes=hex(randomblob(100))")
+    farm.pi.sql("UPDATE cattle SET weight=weight+1, notes=hex(randomblob(500))")
 
 
 def a_new_epoch(folder: Path, farm: Farm) -> None:
@@ -309,6 +310,7 @@ def prove(case: Case, farm: Farm, folder: Path, share: float) -> tuple[int, int,
             case.check(trial, farm, set(killed.stdout.split()))
         except (AssertionError, apsw.Error) as exc:
             faults.append(f"{case.name}, step {at} of {steps}: {type(exc).__name__}: {exc}")
+            click.echo(faults[-1], err=True)
     return steps, tried, faults
 
 
@@ -328,7 +330,7 @@ def main(share: float, only: tuple[str, ...], work: tuple[str, str] | None) -> N
         farm.server.command("status")  # writes its .env
         farm.pi.start()
         try:
-            farm.fill(3_000)
+            farm.fill(ANIMALS)
             farm.pi.sql("INSERT INTO pens(pen_number, capacity) VALUES('P0', 1)")
             for case in [BY_NAME[name] for name in only] or CASES:
                 steps, tried, wrong = prove(case, farm, Path(name) / "case", share)
@@ -337,8 +339,6 @@ def main(share: float, only: tuple[str, ...], work: tuple[str, str] | None) -> N
                 click.echo(f"{case.name:<30} {steps:4} steps, killed at {tried:4}: {tried - len(wrong)} converged")
         finally:
             farm.close()
-    for fault in faults:
-        click.echo(fault, err=True)
     click.echo(f"{kills} kills: {kills - len(faults)} converged, {len(faults)} did not")
     sys.exit(1 if faults else 0)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import apsw
 
-from changelog.bootstrap import fit_out
+from changelog.bootstrap import clear, fit_out
 from changelog.connection import connect, one
 from changelog.errors import BrokenFrame, Divergence, HistoryTrimmed, PositionMismatch, Stranger, Unavailable
 from changelog.position import Position
@@ -89,7 +89,8 @@ class Follower:
 
     def bootstrap(self, doubt: Doubt) -> None:
         """Replace the replica by a snapshot of the Pi, in one step. Raises Stranger, and what the Pi or the network refuses with."""
-        started, incoming = time.monotonic(), self.file.path.with_name(f"{self.file.path.name}.incoming")
+        started, incoming = time.monotonic(), self.file.incoming
+        clear(incoming)
         if doubt.reason != self._said:  # said once, not at every attempt while the Pi is away
             self._said = doubt.reason
             logger.info("Starting full database sync from Pi...")
@@ -106,8 +107,7 @@ class Follower:
             self._refuse_stranger(exc)
             raise
         finally:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{incoming}{suffix}").unlink(missing_ok=True)
+            clear(incoming)
         self._catch_up.discard()
         self._said = ""
         self._store.accepted_epoch = position.epoch

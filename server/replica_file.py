@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 
-from changelog.bootstrap import carry_over, copy_over, empty_wal, put_in_place
+from changelog.bootstrap import carry_over, clear, copy_over, empty_wal, put_in_place
 from changelog.connection import connect, drop_journal, identity, journal_of
 from changelog.errors import DamagedFile
 from changelog.position import Position
@@ -31,6 +31,7 @@ class ReplicaFile:
     def __init__(self, readers: Replica, opened: Callable[[Position], object]) -> None:
         """`opened` is told the position whenever the file was opened or replaced."""
         self.path = readers.path
+        self.incoming = self.path.with_name(f"{self.path.name}.incoming")  # where a snapshot stands until it is installed
         self._readers, self._opened = readers, opened
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -133,6 +134,7 @@ class ReplicaFile:
     def _open(self) -> None:
         self._file, self._size = identity(self.path), 0
         self._db = connect_replica(self.path)
+        clear(self.incoming)  # of a process that was killed
         self._adopt(self._db)
         self._journal = journal_of(self.path)
 
