@@ -1,4 +1,4 @@
-"""The command line of the Pi: `python -m pi serve|key|user`."""
+"""The command line of the Pi: `python -m pi serve|adopt|key|user`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.primary import Primary
 from pi import farm, users
+from pi.adopt import adopt
 from pi.app import create_app
 from pi.keys import ROLES, Keys
 from pi.serial_reader import SerialReader
@@ -144,6 +145,7 @@ def _keys(settings: Settings) -> Iterator[Keys]:
 
 
 main.add_command(users.user)
+main.add_command(adopt)
 
 if __name__ == "__main__":
     main(prog_name="python -m pi")

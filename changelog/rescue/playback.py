@@ -25,7 +25,9 @@ from changelog.rescue.references import References
 from changelog.rescue.since import ADOPTED, Born, Since
 from changelog.rescue.twins import Twins, alike
 from changelog.schema import read_tables, schema_objects
-from changelog.values import Value, for_json
+from changelog.values import RawText, Value, for_json
+
+NOWHERE = RawText(b"a row that is not here")
 
 
 class Refused(Exception):
@@ -94,7 +96,7 @@ class Playback:
         elif table is None:
             self._done.refuse(change, "there is no table of this name with these columns now")
         elif life.born and life.ended:
-            self._done.count(change, CAME_AND_WENT)
+            self._done.note(change, CAME_AND_WENT)
             self._remember(change, None)
         else:
             now = self._now.setdefault(life, _Now())
@@ -103,10 +105,10 @@ class Playback:
 
     def _play_row(self, table: PresentTable, change: Change, life: Life, now: _Now) -> None:
         try:
-            self._done.count(change, {"I": self._insert, "U": self._update, "D": self._delete}[change.op](table, change, life, now))
+            self._done.note(change, {"I": self._insert, "U": self._update, "D": self._delete}[change.op](table, change, life, now))
         except Refused as exc:
             if now.refused and now.row is None:
-                self._done.count(change, LEFT_OUT)  # why was said at the first change of the row
+                self._done.note(change, LEFT_OUT)  # why was said at the first change of the row
             else:
                 self._done.refuse(change, str(exc))
             now.refused = True
@@ -144,7 +146,7 @@ class Playback:
 
     def _twin(self, table: PresentTable, change: Change, life: Life) -> Born | None:
         tried = ((each, self._tried(change.table, each, change.after)) for each in life.states())
-        states = [self._references.relative(change.table, each, change.after, s) for each, s in tried if s is not None]
+        states = [self._references.relative(change.table, each, change.after, followed) for each, followed in tried]
         return self._twins.find(table, life.changes[-1].after, states)
 
     def _put(self, table: PresentTable, change: Change, now: _Now, values: Values) -> None:
@@ -173,7 +175,7 @@ class Playback:
 
     def _explain(self, table: PresentTable, change: Change, now: _Now, exc: Exception) -> None:
         """Raise why the row cannot be inserted, and remember which row stands for it where its natural key says so."""
-        wanted = self._tried(change.table, change.new) or change.new
+        wanted = self._tried(change.table, change.new)
         ways = table.in_the_way(wanted)
         if len(ways) != 1:
             raise Refused(str(exc) if isinstance(exc, Refused) else f"the primary refuses it: {exc}") from exc
@@ -192,13 +194,17 @@ class Playback:
             return THERE
         row, present = found
         new, old = self._tried(change.table, change.new), self._tried(change.table, change.whole_old())
-        if new is None or old is None:
-            raise Refused("it names a row that is not here")
         verdicts = {i: self._verdict(life, now, i, (present[i], old[i], new[i])) for i, c in enumerate(change.chg) if c == "1"}
         wanted = {i: new[i] for i, verdict in verdicts.items() if verdict}
         refused = [i for i, verdict in verdicts.items() if verdict is None]
+        nowhere = [i for i in wanted if new[i] is NOWHERE]
+        for i in nowhere:
+            del wanted[i]
+            now.columns[i] = False
         if wanted:
             self._write(table, change, now, row, wanted)
+        if nowhere:
+            raise Refused(f"{', '.join(change.names[i][0] for i in nowhere)} names a row that is not here")
         if refused:
             raise Refused(f"it was changed since: {self._compared(change, refused, present, new)}; what is there now stays")
         return DONE["U"] if wanted else THERE
@@ -223,7 +229,7 @@ class Playback:
         return None
 
     def _at_last(self, life: Life, slot: int) -> Value:
-        return (self._tried(life.changes[-1].table, life.final) or life.final)[slot]
+        return self._tried(life.changes[-1].table, life.final)[slot]
 
     def _write(self, table: PresentTable, change: Change, now: _Now, row: Identity, wanted: dict[int, Value]) -> None:
         try:
@@ -245,7 +251,7 @@ class Playback:
         if found is None:
             return THERE
         row, present = found
-        old = self._tried(change.table, change.old) or change.old
+        old = self._tried(change.table, change.old)
         self._refuse_other(change, present, old)
         before = head(self._db)
         try:
@@ -290,10 +296,10 @@ class Playback:
         """Find a row that was there before the lost changes."""
         row = self._since.place(change.table, change.before or ())
         present = table.read(row) if row is not None else None
-        states = [self._tried(change.table, s) or s for s in life.states()]
+        states = [self._tried(change.table, s) for s in life.states()]
         is_a_state = present is not None and any(alike(present, s) for s in states)
-        if table.table.keyed_by_rowid and self._since.renumbered and not is_a_state:
-            present = None  # another row may have this rowid now
+        if present is not None and table.table.keyed_by_rowid and self._since.renumbered and not is_a_state:
+            raise Refused("the row with this number is none that it was: it was changed since, or renumbered by VACUUM; it stays")
         if present is None:
             now.settled = life.ended
         elif life.ended and not is_a_state:
@@ -303,15 +309,20 @@ class Playback:
 
     def _followed(self, table: str, values: Values, itself: Identity | None = None) -> Values:
         """The values with every reference to the row that it now means. Raises Refused where that row is not here."""
+        found = self._tried(table, values, itself)
+        if any(v is NOWHERE for v in found):
+            lost = {(p, key) for p, slots, key in self._references.of(table, values) if any(found[i] is NOWHERE for i in slots)}
+            raise Refused(f"it names {' and '.join(f'the row {_key(key)} of {parent}' for parent, key in lost)}, which is not here")
+        return found
+
+    def _tried(self, table: str, values: Values, itself: Identity | None = None) -> Values:
+        """The same with NOWHERE, which equals nothing, for such a reference."""
         found = list(values)
         for parent, slots, key in self._references.of(table, values):
-            if parent == table and key == itself:
-                continue
-            place = self._place(parent, key)
-            if place is None:
-                raise Refused(f"it names the row {_key(key)} of {parent}, which is not here")
-            for slot, (_, value) in zip(slots, place, strict=True):
-                found[slot] = value
+            if parent != table or key != itself:
+                place = self._place(parent, key)
+                for number, slot in enumerate(slots):
+                    found[slot] = NOWHERE if place is None else place[number][1]
         return tuple(found)
 
     def _place(self, table: str, lost: Identity) -> Identity | None:
@@ -322,12 +333,6 @@ class Playback:
         if (table, lost) in self._to_come and (row is None or self._since.at(table, row)):  # just now it is another one
             return self._to_come[table, lost]
         return row
-
-    def _tried(self, table: str, values: Values, itself: Identity | None = None) -> Values | None:
-        try:
-            return self._followed(table, values, itself)
-        except Refused:
-            return None
 
     @contextmanager
     def _statement(self) -> Iterator[None]:

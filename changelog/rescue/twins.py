@@ -14,9 +14,9 @@ from changelog.rescue.since import Born, Since
 class Twins:
     """A lost insert was made after the primary's newest shared row, so only a row that was made since can be the same one.
 
-    It is when it agrees, as it is or as it was, in every column but its own number and what SQLite computes for a new row, such as a time;
-    and each row stands for one lost row only. Where the primary's log does not tell which rows are new, any row may be, and must agree in
-    the computed columns too.
+    It is when it agrees, as it is (or as it was, if it was played back before), in every column but its own number and what SQLite computes
+    for a new row, such as a time; and each row stands for one lost row only. Where the primary's log does not tell which rows are new, any
+    row may be, and must agree in the computed columns too.
     """
 
     def __init__(self, since: Since, references: References) -> None:
@@ -29,13 +29,16 @@ class Twins:
         told, best, rank = self._index(table), None, (False, False)
         for state in states:
             for born in told.get(self._tell(table, state, own), []):
-                if born not in self._taken and (born.row is not None or born.adopted):
+                if born not in self._taken and (born.adopted or self._is_now(table, born, state, own)):
                     found = (born.row == own, any(alike(state, each) for each in self._states(born)))
                     if best is None or found > rank:
                         best, rank = born, found
         if best is not None:
             self._taken.add(best)
         return best
+
+    def _is_now(self, table: PresentTable, born: Born, state: Values, own: Identity | None) -> bool:
+        return born.row is not None and self._tell(table, self._states(born)[-1], born.row) == self._tell(table, state, own)
 
     def take(self, born: Born | None) -> None:
         """This row stands for a lost one."""
