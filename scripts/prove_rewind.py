@@ -310,9 +310,8 @@ def _not_done(lost: Told, key: tuple[str, str], wanted: Row | None, now: Row | N
     """What became of a row that was there before the loss: as the replica held it, and as it is on the primary."""
     if "D" in lost.ops[key] and now is not None:
         yield f"{key} was deleted and is there: {now}"
-    if lost.columns[key] and "D" not in lost.ops[key] and wanted is not None:
-        if now is None or any(repr(now[c]) != repr(wanted[c]) for c in lost.columns[key]):
-            yield f"{key}: {lost.columns[key]} of {wanted} is not what is there: {now}"
+    elif "D" not in lost.ops[key] and any(now is None or wanted is None or repr(now[c]) != repr(wanted[c]) for c in lost.columns[key]):
+        yield f"{key}: {lost.columns[key]} of {wanted} is not what is there: {now}"
 
 
 def _is_made(lost: Told, table: str, natural: Any, row: Row) -> bool:

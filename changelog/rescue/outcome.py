@@ -31,7 +31,7 @@ class Disagreement:
 
 @dataclass
 class Adopted:
-    """What was done: of each change, by its seq, whether it inserted, updated or deleted, was there already, came and went, or was left out.
+    """What was done: whether each change, by its seq, inserted, updated or deleted, was there already, came and went, or was left out.
 
     `first` and `last` are the seqs of it in the primary's log, 0 where nothing was written.
     """

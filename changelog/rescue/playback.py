@@ -18,10 +18,10 @@ from changelog.audit import UNKNOWN, shown
 from changelog.connection import rows
 from changelog.log import head, signed
 from changelog.render import MASK
-from changelog.rescue.lives import Change, Identity, Life, Values, read_changes
+from changelog.rescue.lives import Change, Identity, Life, Naming, State, Values, read_changes
 from changelog.rescue.outcome import CAME_AND_WENT, DONE, LEFT_OUT, THERE, Adopted
 from changelog.rescue.present import PresentTable, same
-from changelog.rescue.references import References
+from changelog.rescue.references import References, without
 from changelog.rescue.since import ADOPTED, Born, Since
 from changelog.rescue.twins import Twins, alike
 from changelog.schema import read_tables, schema_objects
@@ -62,9 +62,8 @@ class Playback:
         self._references = References(db, tables)
         self._twins = Twins(self._since, self._references)
         self._now: dict[Life, _Now] = {}
-        self._places: dict[tuple[str, Identity], Identity | None] = {}  # by what identified lost rows; None: that row is not here
         self._stirred: set[tuple[str, Identity | None, int]] = set()  # columns that triggers of an application set while we wrote
-        self._to_come: dict[tuple[str, Identity], Identity | None] = {}  # lost rows that are made later, and which row that will be
+        self._references.name_all(self._changes)
         firsts = [life.changes[0] for life in dict.fromkeys(c.life for c in self._changes if c.life)]
         self._concerned = {(c.table, self._since.place(c.table, c.before)) for c in firsts if c.before is not None}
 
@@ -82,12 +81,10 @@ class Playback:
         """Some lost rows are there already, and with deferred foreign keys others may have named them before they were made."""
         for change in self._changes:
             table, life = self._tables.get((change.table, change.gen)), change.life
-            if change.op == "I" and change.after is not None and table is not None and life is not None and not life.ended:
-                self._to_come[change.table, change.after] = None
-                twin = self._twin(table, change, life)
+            if change.op == "I" and table is not None and life is not None and not life.ended:
+                twin = self._twin(table, life)
                 if twin is not None:
                     self._now[life] = _Now(twin.row, settled=twin.row is None, twin=True)
-                    self._to_come[change.table, change.after] = twin.row
 
     def _play(self, change: Change) -> None:
         table, life = self._tables.get((change.table, change.gen)), change.life
@@ -97,11 +94,8 @@ class Playback:
             self._done.refuse(change, "there is no table of this name with these columns now")
         elif life.born and life.ended:
             self._done.note(change, CAME_AND_WENT)
-            self._remember(change, None)
         else:
-            now = self._now.setdefault(life, _Now())
-            self._play_row(table, change, life, now)
-            self._remember(change, now.row)
+            self._play_row(table, change, life, self._now.setdefault(life, _Now()))
 
     def _play_row(self, table: PresentTable, change: Change, life: Life, now: _Now) -> None:
         try:
@@ -124,50 +118,43 @@ class Playback:
         else:
             self._done.refuse(change, "a lost change of the schema: make it again by hand, and adopt once more for the rows that need it")
 
-    def _remember(self, change: Change, row: Identity | None) -> None:
-        if change.after is not None:
-            self._places[change.table, change.after] = row
-            self._to_come.pop((change.table, change.after), None)
-
     # -- inserts
 
     def _insert(self, table: PresentTable, change: Change, life: Life, now: _Now) -> str:
-        twin = None if now.twin else self._twin(table, change, life)
+        twin = None if now.twin else self._twin(table, life)
         if twin is not None:
             now.row, now.settled, now.twin = twin.row, twin.row is None, True  # played back before, and deleted since
         if now.twin:
             return THERE
         try:
-            self._put(table, change, now, change.new)
+            self._put(table, life, now, change.new)
         except (apsw.ConstraintError, Refused) as exc:
             if not self._put_at_last(table, change, life, now):
                 self._explain(table, change, now, exc)
         return DONE["I"]
 
-    def _twin(self, table: PresentTable, change: Change, life: Life) -> Born | None:
-        tried = ((each, self._tried(change.table, each, change.after)) for each in life.states())
-        states = [self._references.relative(change.table, each, change.after, followed) for each, followed in tried]
+    def _twin(self, table: PresentTable, life: Life) -> Born | None:
+        states = [without(self._tried(state, life), _itself(state, life)) for state in life.states()]
         return self._twins.find(table, life.changes[-1].after, states)
 
-    def _put(self, table: PresentTable, change: Change, now: _Now, values: Values) -> None:
-        key = change.after or ()
+    def _put(self, table: PresentTable, life: Life, now: _Now, state: State) -> None:
+        key = life.changes[0].after or ()
         with self._statement():
-            given = self._followed(change.table, values, key)
-            row = table.insert(given, key[0][1])
+            row = table.insert(self._followed(state, life), key[0][1])
             if row is None:
                 raise Refused("a trigger of the application does not let it in")
             if row != key:  # where it names itself, under its new number
-                for slots in self._references.to_itself(change.table, values, key):
+                for slots in _itself(state, life):
                     table.update(row, dict(zip(slots, (value for _, value in row), strict=True)))
         now.row = row
-        self._twins.take(self._since.at(change.table, row))
+        self._twins.take(self._since.at(table.table.name, row))
 
     def _put_at_last(self, table: PresentTable, change: Change, life: Life, now: _Now) -> bool:
         """As it was at the end of its lost changes: what stood in the way of the beginning may not then."""
-        if life.final == change.new:
+        if life.final is change.new:
             return False
         try:
-            self._put(table, change, now, life.final)
+            self._put(table, life, now, life.final)
         except (apsw.ConstraintError, Refused):
             return False
         now.settled = True
@@ -175,7 +162,7 @@ class Playback:
 
     def _explain(self, table: PresentTable, change: Change, now: _Now, exc: Exception) -> None:
         """Raise why the row cannot be inserted, and remember which row stands for it where its natural key says so."""
-        wanted = self._tried(change.table, change.new)
+        wanted = self._tried(change.new)
         ways = table.in_the_way(wanted)
         if len(ways) != 1:
             raise Refused(str(exc) if isinstance(exc, Refused) else f"the primary refuses it: {exc}") from exc
@@ -193,7 +180,7 @@ class Playback:
         if found is None:
             return THERE
         row, present = found
-        new, old = self._tried(change.table, change.new), self._tried(change.table, change.whole_old())
+        new, old = self._tried(change.new), self._tried(change.old)
         verdicts = {i: self._verdict(life, now, i, (present[i], old[i], new[i])) for i, c in enumerate(change.chg) if c == "1"}
         wanted = {i: new[i] for i, verdict in verdicts.items() if verdict}
         refused = [i for i, verdict in verdicts.items() if verdict is None]
@@ -204,7 +191,7 @@ class Playback:
         if wanted:
             self._write(table, change, now, row, wanted)
         if nowhere:
-            raise Refused(f"{', '.join(change.names[i][0] for i in nowhere)} names a row that is not here")
+            raise Refused(f"{', '.join(change.columns[i][0] for i in nowhere)} names a row that is not here")
         if refused:
             raise Refused(f"it was changed since: {self._compared(change, refused, present, new)}; what is there now stays")
         return DONE["U"] if wanted else THERE
@@ -221,7 +208,7 @@ class Playback:
         if same(present, old) or stirred:
             now.columns[slot] = True
             return True
-        if known is None and any(same(present, c.new[slot]) for c in life.changes if c.op != "D"):
+        if known is None and any(same(present, self._tried(c.new)[slot]) for c in life.changes if c.op != "D"):
             if same(present, new):
                 now.columns[slot] = True  # from here on
             return False
@@ -229,7 +216,7 @@ class Playback:
         return None
 
     def _at_last(self, life: Life, slot: int) -> Value:
-        return self._tried(life.changes[-1].table, life.final)[slot]
+        return self._tried(life.final)[slot]
 
     def _write(self, table: PresentTable, change: Change, now: _Now, row: Identity, wanted: dict[int, Value]) -> None:
         try:
@@ -251,7 +238,7 @@ class Playback:
         if found is None:
             return THERE
         row, present = found
-        old = self._tried(change.table, change.old)
+        old = self._tried(change.old)
         self._refuse_other(change, present, old)
         before = head(self._db)
         try:
@@ -296,7 +283,7 @@ class Playback:
         """Find a row that was there before the lost changes."""
         row = self._since.place(change.table, change.before or ())
         present = table.read(row) if row is not None else None
-        states = [self._tried(change.table, s) for s in life.states()]
+        states = [self._tried(s) for s in life.states()]
         is_a_state = present is not None and any(alike(present, s) for s in states)
         if present is not None and table.table.keyed_by_rowid and self._since.renumbered and not is_a_state:
             raise Refused("the row with this number is none that it was: it was changed since, or renumbered by VACUUM; it stays")
@@ -307,31 +294,35 @@ class Playback:
         else:
             now.row = row
 
-    def _followed(self, table: str, values: Values, itself: Identity | None = None) -> Values:
+    def _followed(self, state: State, itself: Life) -> Values:
         """The values with every reference to the row that it now means. Raises Refused where that row is not here."""
-        found = self._tried(table, values, itself)
-        if any(v is NOWHERE for v in found):
-            lost = {(p, key) for p, slots, key in self._references.of(table, values) if any(found[i] is NOWHERE for i in slots)}
-            raise Refused(f"it names {' and '.join(f'the row {_key(key)} of {parent}' for parent, key in lost)}, which is not here")
+        found = self._tried(state, itself)
+        lost = [n for n in state.names if any(found[slot] is NOWHERE for slot in n.slots)]
+        if lost:
+            raise Refused(f"it names {' and '.join(f'the row {_key(n.key)} of {n.parent}' for n in lost)}, which is not here")
         return found
 
-    def _tried(self, table: str, values: Values, itself: Identity | None = None) -> Values:
-        """The same with NOWHERE, which equals nothing, for such a reference."""
-        found = list(values)
-        for parent, slots, key in self._references.of(table, values):
-            if parent != table or key != itself:
-                place = self._place(parent, key)
-                for number, slot in enumerate(slots):
+    def _tried(self, state: State, itself: Life | None = None) -> Values:
+        """The same with NOWHERE, which equals nothing, for such a reference. References of the row `itself` to itself stay as they are."""
+        found = list(state.values)
+        for naming in state.names:
+            if itself is None or naming.life is not itself:
+                place = self._place(naming)
+                for number, slot in enumerate(naming.slots):
                     found[slot] = NOWHERE if place is None else place[number][1]
         return tuple(found)
 
-    def _place(self, table: str, lost: Identity) -> Identity | None:
-        """Where the row is that the lost changes know by this identity."""
-        if (table, lost) in self._places:
-            return self._places[table, lost]
-        row = self._since.place(table, lost)
-        if (table, lost) in self._to_come and (row is None or self._since.at(table, row)):  # just now it is another one
-            return self._to_come[table, lost]
+    def _place(self, naming: Naming) -> Identity | None:
+        """Where the row is that a reference of the lost changes means."""
+        life = naming.life or naming.later
+        now = self._now.get(life) if life else None
+        if naming.life is not None:
+            if naming.life.born or (now is not None and (now.row is not None or now.settled)):
+                return now.row if now else None
+            return self._since.place(naming.parent, naming.life.changes[0].before or ())
+        row = self._since.place(naming.parent, naming.key)
+        if naming.later is not None and (row is None or self._since.at(naming.parent, row)):  # just now it is another one
+            return now.row if now else None
         return row
 
     @contextmanager
@@ -354,9 +345,9 @@ class Playback:
 
     def _compared(self, change: Change, slots: list[int], present: Values, wanted: Values) -> str:
         def side(i: int, values: Values) -> str:
-            return MASK if change.names[i][2] and values[i] is not None else shown(for_json(values[i]))
+            return MASK if change.columns[i][2] and values[i] is not None else shown(for_json(values[i]))
 
-        return ", ".join(f"{change.names[i][0]} is {side(i, present)}, lost {side(i, wanted)}" for i in slots)
+        return ", ".join(f"{change.columns[i][0]} is {side(i, present)}, lost {side(i, wanted)}" for i in slots)
 
 
 class _Gone(Refused):
@@ -369,6 +360,11 @@ class _Gone(Refused):
 def unresolved(db: apsw.Connection) -> bool:
     """Whether a deferred foreign key waits for a row that is not there (yet)."""
     return bool(db.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0])
+
+
+def _itself(state: State, life: Life) -> list[tuple[int, ...]]:
+    """The slots by which a row names itself."""
+    return [naming.slots for naming in state.names if naming.life is life]
 
 
 def _key(row: Identity) -> str:

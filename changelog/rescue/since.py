@@ -52,7 +52,7 @@ class Since:
             born.row = after
             born.adopted |= _is_adopted(change)
             if after is not None:
-                born.states.append(change.new)
+                born.states.append(change.new.values)
                 self._fresh[table, after] = born
             return born
         if before != after:
@@ -71,7 +71,7 @@ class Since:
         return self._fresh.get((table, identity))
 
     def _bear(self, change: Change) -> Born:
-        born = Born(change.table, change.gen, [change.new], change.after, _is_adopted(change))
+        born = Born(change.table, change.gen, [change.new.values], change.after, _is_adopted(change))
         self.born.append(born)
         if change.after is not None:
             self._fresh[change.table, change.after] = born
