@@ -23,7 +23,7 @@ from changelog.rescue.outcome import CAME_AND_WENT, DONE, LEFT_OUT, THERE, Adopt
 from changelog.rescue.present import PresentTable, same
 from changelog.rescue.references import References, without
 from changelog.rescue.since import ADOPTED, Born, Since
-from changelog.rescue.twins import Twins, alike
+from changelog.rescue.twins import LEVELS, Twins, alike
 from changelog.schema import read_tables, schema_objects
 from changelog.values import RawText, Value, for_json
 
@@ -78,13 +78,17 @@ class Playback:
         return self._done
 
     def _look_ahead(self) -> None:
-        """Some lost rows are there already, and with deferred foreign keys others may have named them before they were made."""
-        for change in self._changes:
-            table, life = self._tables.get((change.table, change.gen)), change.life
-            if change.op == "I" and table is not None and life is not None and not life.ended:
-                twin = self._twin(table, life)
-                if twin is not None:
-                    self._now[life] = _Now(twin.row, settled=twin.row is None, twin=True)
+        """Which lost rows are there already, the surest first: others that look like them must not take their place.
+
+        Before all else, because with deferred foreign keys a row may be named before it is made.
+        """
+        born = [(self._tables.get((c.table, c.gen)), c.life) for c in self._changes if c.op == "I"]
+        for level in range(LEVELS):
+            for table, life in born:
+                if table is not None and life is not None and not life.ended and life not in self._now:
+                    twin = self._twin(table, life, level)
+                    if twin is not None:
+                        self._now[life] = _Now(twin.row, settled=twin.row is None, twin=True)
 
     def _play(self, change: Change) -> None:
         table, life = self._tables.get((change.table, change.gen)), change.life
@@ -133,9 +137,9 @@ class Playback:
                 self._explain(table, change, now, exc)
         return DONE["I"]
 
-    def _twin(self, table: PresentTable, life: Life) -> Born | None:
+    def _twin(self, table: PresentTable, life: Life, level: int = LEVELS - 1) -> Born | None:
         states = [without(self._tried(state, life), _itself(state, life)) for state in life.states()]
-        return self._twins.find(table, life.changes[-1].after, states)
+        return self._twins.find(table, life.changes[-1].after, states, level)
 
     def _put(self, table: PresentTable, life: Life, now: _Now, state: State) -> None:
         key = life.changes[0].after or ()
