@@ -300,7 +300,9 @@ def missing(lost: Told, stages: tuple[Contents, Contents, Contents, Contents], f
         for natural, row in base[table].items():
             key = table, repr(_logged(table, row, natural))
             if key not in lost.named and key not in fresh:
-                yield from _not_done(lost, key, found.get(natural), after[table].get(natural))
+                now = after[table].get(natural)
+                same_row = now if now and now["#"] == row["#"] else None  # else somebody made it anew under its natural key
+                yield from _not_done(lost, key, found.get(natural), same_row)
         for natural, row in before[table].items():
             if natural not in after[table] and "D" not in lost.ops[table, repr(_logged(table, row, natural))]:
                 yield f"{table} {natural} {row} was there and is gone"

@@ -88,7 +88,10 @@ class LogRows:
             yield from read_log(self._db, start, min(upto, start + READ_ROWS))
 
     def _backwards(self, upto: int, birth: int) -> Iterator[tuple[Value, ...]]:
-        oldest = max(birth, one(self._db, "SELECT min(seq) FROM changelog") - 1)
+        gap = (
+            one(self._db, "SELECT max(seq) FROM changelog_meta WHERE name='gap' AND seq<=?", (upto,)) or 0
+        )  # a replica's log may have some
+        oldest = max(birth, gap, one(self._db, "SELECT min(seq) FROM changelog") - 1)
         for end in range(upto, oldest, -READ_ROWS):
             self._progress(upto - end, upto - oldest)
             yield from reversed(read_log(self._db, max(oldest, end - READ_ROWS), end))

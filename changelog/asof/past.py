@@ -124,6 +124,9 @@ class Past:
         if self.seq > self._head:
             raise BadRequest(f"seq {self.seq} is past the head, which is {self._head}")
         if count != self._head - self.seq:
+            gap = one(self._db, "SELECT max(seq) FROM changelog_meta WHERE name='gap'")
+            if gap is not None and gap > self.seq:
+                raise HistoryTrimmed(f"the log of this file has a gap that ends at seq {gap}: what was before that cannot be rebuilt")
             raise HistoryTrimmed(f"the log of this file begins at seq {oldest}: what was before seq {oldest - 1} is gone")
 
     def _find(self, name: str) -> Table:
