@@ -7,6 +7,7 @@ What a module is for, by subject:
     the primary     reader, primary (snapshots, frames, waiting), snapshot
     the wire        position, values, wire, compression
     the replica     replay, apply, reshape (DDL), fulltext, bootstrap, pull
+    gone back       rescue/ (what a primary lost and its replica holds: found, kept, played back)
     looking at it   render, audit, doctor; asof/ (what was), verify/ (whether two sides hold the same)
     cli/            `python -m changelog`
     node/           what both roles are as a process; nothing else in here imports it

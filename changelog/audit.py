@@ -23,6 +23,7 @@ from changelog.log import head
 from changelog.primary import Primary
 from changelog.reader import log_rows
 from changelog.render import as_change
+from changelog.rescue.lost import is_rescued
 from changelog.schema import is_ours
 
 REPLICA_POLL = 0.1  # s between looks at a replica that is being followed
@@ -40,7 +41,10 @@ def is_replica(db: apsw.Connection) -> bool:
 
 
 class LogFile:
-    """A primary or a replica at `path`, to be read. A primary whose schema has moved is reconciled first, as before serving it."""
+    """A primary, a replica or a file of rescued changes at `path`, to be read.
+
+    A primary whose schema has moved is reconciled first, as before serving it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +53,7 @@ class LogFile:
         try:
             if not is_installed(db):
                 raise NotAPrimary
-            if not is_replica(db):
+            if not is_replica(db) and not is_rescued(db):
                 self._primary = Primary(path)
         finally:
             db.close()

@@ -1,4 +1,4 @@
-"""The command line of the Pi: `python -m pi serve|key|user|replica`."""
+"""The command line of the Pi: `python -m pi serve|adopt|key|replica|user`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.primary import Primary
 from pi import farm, replicas, users
+from pi.adopt import adopt
 from pi.app import create_app
 from pi.keys import ROLES, Keys
 from pi.retention import Retention
@@ -151,6 +152,7 @@ def _keys(settings: Settings) -> Iterator[Keys]:
 
 main.add_command(users.user)
 main.add_command(replicas.replica)
+main.add_command(adopt)
 
 if __name__ == "__main__":
     main(prog_name="python -m pi")

@@ -26,6 +26,7 @@ from server.local import local_status, resync_here_or_there, stored_status
 from server.pi_client import PiClient
 from server.remote import RemoteSource, settings_for
 from server.replica import Replica
+from server.rescued import print_rescued
 from server.state import SyncState
 from server.store import Store
 from server.sync import SyncService
@@ -144,6 +145,18 @@ def pull(url: str, target: Path, as_json: bool, yes: bool) -> None:
         settings = settings_for(url, Settings.load())
         with closing(PiClient(settings, f"pull-{socket.gethostname()}"[:64])) as client:
             print_pull(pull_from(RemoteSource(client, lambda done, total: None), target, yes), as_json)
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON value a line.")
+def rescued(file: Path | None, as_json: bool) -> None:
+    """List the changes that the Pi lost when it went back in time, or show those in FILE, one line each.
+
+    To play them back, carry the file to the Pi and run there: python -m pi adopt FILE
+    """
+    with failing_in_one_line():
+        print_rescued(Settings.load().replica_db.parent, file, as_json)
 
 
 @main.group()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from changelog_parts import REPOSITORY, assert_alike, contents, make_database, make_primary, run_sql, shell, wait_until
+from changelog_parts import REPOSITORY, assert_alike, contents, log_of, make_database, make_primary, run_sql, shell, wait_until
 
 from changelog.cli.group import DIVERGED, FAILED, USAGE
 from changelog.connection import connect, rows
@@ -398,7 +398,15 @@ def test_pull_takes_a_snapshot_in_every_case_of_doubt(primary: Path, tmp_path: P
     shell(primary, "UPDATE pens SET color='black'")
     [done] = objects("pull", primary, replica, "--json")
     assert done["did"] == "snapshot" and done["reason"]
-    assert_alike(primary, replica)
+    if what == "a trimmed log":  # the replica's own goes back further
+        assert contents(replica) == contents(primary) and log_of(replica, after=14) == log_of(primary, after=14)
+        assert shell(replica, "SELECT min(seq) FROM changelog") == "1\n"
+        assert not [line for line in lines("doctor", replica) if "has a gap" in line]
+        assert "a gap that ends" in run("as-of", replica, 9, "--table", "pens", code=FAILED).stderr
+    else:
+        assert_alike(primary, replica)
+    if what == "a primary that went back in time":
+        assert "white" in run("show", done["rescued"]).stdout, "what it lost is kept, and shown"
 
 
 def test_pull_leaves_what_is_not_its_replica_alone_unless_told(primary: Path, tmp_path: Path) -> None:

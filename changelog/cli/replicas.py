@@ -83,10 +83,13 @@ def print_pull(done: Pulled, as_json: bool) -> None:
     did = "snapshot" if done.reason else "replay" if done.changes else "nothing"
     if as_json:
         before = str(done.before) if done.before else None
-        print_json({"before": before, "after": str(done.after), "did": did, "changes": done.changes, "reason": done.reason or None})
+        facts = {"before": before, "after": str(done.after), "did": did, "changes": done.changes, "reason": done.reason or None}
+        print_json(facts | ({"rescued": str(done.rescued.path)} if done.rescued else {}))
         return
     what = {"snapshot": f"took a snapshot: {done.reason}", "replay": f"replayed {done.changes} changes", "nothing": "nothing new"}[did]
     click.echo(printable(f"{done.before or 'no replica'} -> {done.after}  {what}"))
+    if done.rescued:
+        click.echo(printable(f"{done.rescued.changes} changes that the primary has lost are kept in {done.rescued.path}"))
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from changelog.rescue.lost import is_rescued
 from changelog.rescue.outcome import Adopted
 from changelog.rescue.playback import Playback, unresolved
 
+PASSES = 4  # at most
+
 
 def adopt(primary: Path, rescued: Path, dry_run: bool = False) -> Adopted:
     """Play the changes of the file `rescued` back into the primary, while others may write to it or not; `dry_run` undoes it at the end.
@@ -63,13 +65,27 @@ def _played(lost: apsw.Connection, db: apsw.Connection, path: Path) -> Adopted:
     """Deferred foreign keys show themselves at the end only: then all is played again, and no change may leave one behind."""
     before = head(db)
     db.execute("SAVEPOINT adoption")
-    done = Playback(lost, db, Adopted(path), strict=False).run()
+    done = _pass_by_pass(lost, db, path, strict=False)
     if unresolved(db):
         db.execute("ROLLBACK TO adoption")
-        done = Playback(lost, db, Adopted(path), strict=True).run()
+        done = _pass_by_pass(lost, db, path, strict=True)
     db.execute("RELEASE adoption")
     if head(db) > before:
         done.first, done.last = before + 1, head(db)
+    return done
+
+
+def _pass_by_pass(lost: apsw.Connection, db: apsw.Connection, path: Path, strict: bool) -> Adopted:
+    """What was left out may find its place when all that came later has been played."""
+    done = Playback(lost, db, Adopted(path), strict).run()
+    for _ in range(PASSES - 1):
+        if not done.conflicts:
+            break
+        more = Playback(lost, db, Adopted(path), strict).run()
+        further = more.after(done)
+        done = more
+        if not further:
+            break
     return done
 
 

@@ -16,8 +16,31 @@ Identity = tuple[tuple[type, Value], ...]  # a key's values with their types: 1 
 
 
 @dataclass(eq=False)
+class Naming:
+    """A reference: the slots by which a row names another one of table `parent`, whose key is `key`.
+
+    `life` is what the lost changes tell of that row, None where they had not touched it; then `later` is the first row that they made under
+    this key afterwards.
+    """
+
+    parent: str
+    slots: tuple[int, ...]
+    key: Identity
+    life: Life | None
+    later: Life | None
+
+
+@dataclass(eq=False)
+class State:
+    """A whole row at one time, and which rows it named then."""
+
+    values: Values
+    names: list[Naming] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class Change:
-    """One log row. `before` and `after` identify the row that it changed; what did not exist then is None."""
+    """One log row. `before` and `after` identify the row that it changed; what did not exist then is None, and its values are empty."""
 
     seq: int
     actor: Value
@@ -26,18 +49,12 @@ class Change:
     key: Value
     gen: int
     chg: str
-    new: Values
-    old: Values
-    names: list[tuple[str, int, bool]]  # column, place in the key, masked
+    old: State
+    new: State
+    columns: list[tuple[str, int, bool]]  # name, place in the key, masked
     before: Identity | None
     after: Identity | None
     life: Life | None = None
-
-    def whole_old(self) -> Values:
-        """The row before it."""
-        if self.op != "U":
-            return self.old
-        return tuple(old if changed == "1" else new for old, new, changed in zip(self.old, self.new, self.chg, strict=True))
 
 
 @dataclass(eq=False)
@@ -57,15 +74,15 @@ class Life:
         return self.changes[-1].op == "D"
 
     @property
-    def final(self) -> Values:
+    def final(self) -> State:
         """The row after the last of them, or before its end."""
         last = self.changes[-1]
         return last.old if self.ended else last.new
 
-    def states(self) -> list[Values]:
+    def states(self) -> list[State]:
         """All that the row was, the newest first."""
         found = [change.new for change in self.changes if change.op != "D"]
-        return [*reversed(found), *([] if self.born else [self.changes[0].whole_old()])]
+        return [*reversed(found), *([] if self.born else [self.changes[0].old])]
 
 
 def read_changes(db: apsw.Connection, after: int = 0) -> list[Change]:
@@ -97,6 +114,9 @@ def _change(row: Values, columns: Columns) -> Change:
     def of(values: Values, rowid: Value) -> Identity | None:
         return None if not values else identity([rowid] if by_rowid else [values[i] for _, i in key])
 
+    before, after = of(old, row[10]), of(new, row[9])
+    if row[5] == "U":  # the log has the old values of what changed
+        old = tuple(o if changed == "1" else n for o, n, changed in zip(old, new, str(row[8]), strict=True))
     return Change(
         seq=int(str(row[0])),
         actor=row[3],
@@ -105,9 +125,9 @@ def _change(row: Values, columns: Columns) -> Change:
         key=row[6],
         gen=int(str(row[7] or 0)),
         chg=str(row[8] or ""),
-        new=new,
-        old=old,
-        names=names,
-        before=of(old, row[10]),
-        after=of(new, row[9]),
+        old=State(old),
+        new=State(new),
+        columns=names,
+        before=before,
+        after=after,
     )

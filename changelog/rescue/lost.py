@@ -76,7 +76,7 @@ def keep_lost(replica: apsw.Connection, incoming: Path, beside: Path) -> Rescued
 def list_rescued(folder: Path) -> list[Rescued]:
     """The files of lost changes in a folder, the oldest first. One that cannot be read is named in a warning."""
     found = []
-    for path in folder.glob(PATTERN):
+    for path in folder.absolute().glob(PATTERN):
         try:
             found.append(read_rescued(path))
         except (DamagedFile, NotFound, apsw.Error) as exc:

@@ -31,23 +31,37 @@ class Disagreement:
 
 @dataclass
 class Adopted:
-    """What was done, by table: how many changes were inserted, updated, deleted, were there already, came and went, or were left out.
+    """What was done: whether each change, by its seq, inserted, updated or deleted, was there already, came and went, or was left out.
 
     `first` and `last` are the seqs of it in the primary's log, 0 where nothing was written.
     """
 
     path: Path
-    tables: dict[str, Counter[str]] = field(default_factory=dict)
+    outcomes: dict[int, tuple[str, str]] = field(default_factory=dict)  # (table, what), the table of a change of the schema being ""
     conflicts: list[Disagreement] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     first: int = 0
     last: int = 0
 
-    def count(self, change: Change, what: str) -> None:
-        """One more."""
-        self.tables.setdefault(change.table if change.op in DONE else "", Counter())[what] += 1
+    @property
+    def tables(self) -> dict[str, Counter[str]]:
+        """How many changes of each table came to what."""
+        counted: dict[str, Counter[str]] = {}
+        for table, what in self.outcomes.values():
+            counted.setdefault(table, Counter())[what] += 1
+        return counted
+
+    def note(self, change: Change, what: str) -> None:
+        """What became of a change."""
+        self.outcomes[change.seq] = (change.table if change.op in DONE else ""), what
 
     def refuse(self, change: Change, reason: str) -> None:
         """One that is left out, and said."""
-        self.count(change, LEFT_OUT)
+        self.note(change, LEFT_OUT)
         self.conflicts.append(Disagreement(change.seq, change.table if change.op in DONE else "", change.op, change.key, reason))
+
+    def after(self, earlier: Adopted) -> bool:
+        """Take in what an earlier pass did; returns whether this one came any further."""
+        mine = self.outcomes
+        self.outcomes = {seq: found if earlier.outcomes[seq][1] == LEFT_OUT else earlier.outcomes[seq] for seq, found in mine.items()}
+        return self.outcomes != earlier.outcomes

@@ -18,14 +18,16 @@ from changelog.audit import UNKNOWN, shown
 from changelog.connection import rows
 from changelog.log import head, signed
 from changelog.render import MASK
-from changelog.rescue.lives import Change, Identity, Life, Values, read_changes
+from changelog.rescue.lives import Change, Identity, Life, Naming, State, Values, read_changes
 from changelog.rescue.outcome import CAME_AND_WENT, DONE, LEFT_OUT, THERE, Adopted
 from changelog.rescue.present import PresentTable, same
-from changelog.rescue.references import References
+from changelog.rescue.references import References, without
 from changelog.rescue.since import ADOPTED, Born, Since
-from changelog.rescue.twins import Twins, alike
+from changelog.rescue.twins import LEVELS, Twins, alike
 from changelog.schema import read_tables, schema_objects
-from changelog.values import Value, for_json
+from changelog.values import RawText, Value, for_json
+
+NOWHERE = RawText(b"a row that is not here")
 
 
 class Refused(Exception):
@@ -60,9 +62,8 @@ class Playback:
         self._references = References(db, tables)
         self._twins = Twins(self._since, self._references)
         self._now: dict[Life, _Now] = {}
-        self._places: dict[tuple[str, Identity], Identity | None] = {}  # by what identified lost rows; None: that row is not here
         self._stirred: set[tuple[str, Identity | None, int]] = set()  # columns that triggers of an application set while we wrote
-        self._to_come: dict[tuple[str, Identity], Identity | None] = {}  # lost rows that are made later, and which row that will be
+        self._references.name_all(self._changes)
         firsts = [life.changes[0] for life in dict.fromkeys(c.life for c in self._changes if c.life)]
         self._concerned = {(c.table, self._since.place(c.table, c.before)) for c in firsts if c.before is not None}
 
@@ -77,15 +78,17 @@ class Playback:
         return self._done
 
     def _look_ahead(self) -> None:
-        """Some lost rows are there already, and with deferred foreign keys others may have named them before they were made."""
-        for change in self._changes:
-            table, life = self._tables.get((change.table, change.gen)), change.life
-            if change.op == "I" and change.after is not None and table is not None and life is not None and not life.ended:
-                self._to_come[change.table, change.after] = None
-                twin = self._twin(table, change, life)
-                if twin is not None:
-                    self._now[life] = _Now(twin.row, settled=twin.row is None, twin=True)
-                    self._to_come[change.table, change.after] = twin.row
+        """Which lost rows are there already, the surest first: others that look like them must not take their place.
+
+        Before all else, because with deferred foreign keys a row may be named before it is made.
+        """
+        born = [(self._tables.get((c.table, c.gen)), c.life) for c in self._changes if c.op == "I"]
+        for level in range(LEVELS):
+            for table, life in born:
+                if table is not None and life is not None and not life.ended and life not in self._now:
+                    twin = self._twin(table, life, level)
+                    if twin is not None:
+                        self._now[life] = _Now(twin.row, settled=twin.row is None, twin=True)
 
     def _play(self, change: Change) -> None:
         table, life = self._tables.get((change.table, change.gen)), change.life
@@ -94,19 +97,16 @@ class Playback:
         elif table is None:
             self._done.refuse(change, "there is no table of this name with these columns now")
         elif life.born and life.ended:
-            self._done.count(change, CAME_AND_WENT)
-            self._remember(change, None)
+            self._done.note(change, CAME_AND_WENT)
         else:
-            now = self._now.setdefault(life, _Now())
-            self._play_row(table, change, life, now)
-            self._remember(change, now.row)
+            self._play_row(table, change, life, self._now.setdefault(life, _Now()))
 
     def _play_row(self, table: PresentTable, change: Change, life: Life, now: _Now) -> None:
         try:
-            self._done.count(change, {"I": self._insert, "U": self._update, "D": self._delete}[change.op](table, change, life, now))
+            self._done.note(change, {"I": self._insert, "U": self._update, "D": self._delete}[change.op](table, change, life, now))
         except Refused as exc:
             if now.refused and now.row is None:
-                self._done.count(change, LEFT_OUT)  # why was said at the first change of the row
+                self._done.note(change, LEFT_OUT)  # why was said at the first change of the row
             else:
                 self._done.refuse(change, str(exc))
             now.refused = True
@@ -122,50 +122,43 @@ class Playback:
         else:
             self._done.refuse(change, "a lost change of the schema: make it again by hand, and adopt once more for the rows that need it")
 
-    def _remember(self, change: Change, row: Identity | None) -> None:
-        if change.after is not None:
-            self._places[change.table, change.after] = row
-            self._to_come.pop((change.table, change.after), None)
-
     # -- inserts
 
     def _insert(self, table: PresentTable, change: Change, life: Life, now: _Now) -> str:
-        twin = None if now.twin else self._twin(table, change, life)
+        twin = None if now.twin else self._twin(table, life)
         if twin is not None:
             now.row, now.settled, now.twin = twin.row, twin.row is None, True  # played back before, and deleted since
         if now.twin:
             return THERE
         try:
-            self._put(table, change, now, change.new)
+            self._put(table, life, now, change.new)
         except (apsw.ConstraintError, Refused) as exc:
             if not self._put_at_last(table, change, life, now):
                 self._explain(table, change, now, exc)
         return DONE["I"]
 
-    def _twin(self, table: PresentTable, change: Change, life: Life) -> Born | None:
-        tried = ((each, self._tried(change.table, each, change.after)) for each in life.states())
-        states = [self._references.relative(change.table, each, change.after, s) for each, s in tried if s is not None]
-        return self._twins.find(table, life.changes[-1].after, states)
+    def _twin(self, table: PresentTable, life: Life, level: int = LEVELS - 1) -> Born | None:
+        states = [without(self._tried(state, life), _itself(state, life)) for state in life.states()]
+        return self._twins.find(table, life.changes[-1].after, states, level)
 
-    def _put(self, table: PresentTable, change: Change, now: _Now, values: Values) -> None:
-        key = change.after or ()
+    def _put(self, table: PresentTable, life: Life, now: _Now, state: State) -> None:
+        key = life.changes[0].after or ()
         with self._statement():
-            given = self._followed(change.table, values, key)
-            row = table.insert(given, key[0][1])
+            row = table.insert(self._followed(state, life), key[0][1])
             if row is None:
                 raise Refused("a trigger of the application does not let it in")
             if row != key:  # where it names itself, under its new number
-                for slots in self._references.to_itself(change.table, values, key):
+                for slots in _itself(state, life):
                     table.update(row, dict(zip(slots, (value for _, value in row), strict=True)))
         now.row = row
-        self._twins.take(self._since.at(change.table, row))
+        self._twins.take(self._since.at(table.table.name, row))
 
     def _put_at_last(self, table: PresentTable, change: Change, life: Life, now: _Now) -> bool:
         """As it was at the end of its lost changes: what stood in the way of the beginning may not then."""
-        if life.final == change.new:
+        if life.final is change.new:
             return False
         try:
-            self._put(table, change, now, life.final)
+            self._put(table, life, now, life.final)
         except (apsw.ConstraintError, Refused):
             return False
         now.settled = True
@@ -173,7 +166,7 @@ class Playback:
 
     def _explain(self, table: PresentTable, change: Change, now: _Now, exc: Exception) -> None:
         """Raise why the row cannot be inserted, and remember which row stands for it where its natural key says so."""
-        wanted = self._tried(change.table, change.new) or change.new
+        wanted = self._tried(change.new)
         ways = table.in_the_way(wanted)
         if len(ways) != 1:
             raise Refused(str(exc) if isinstance(exc, Refused) else f"the primary refuses it: {exc}") from exc
@@ -191,14 +184,18 @@ class Playback:
         if found is None:
             return THERE
         row, present = found
-        new, old = self._tried(change.table, change.new), self._tried(change.table, change.whole_old())
-        if new is None or old is None:
-            raise Refused("it names a row that is not here")
+        new, old = self._tried(change.new), self._tried(change.old)
         verdicts = {i: self._verdict(life, now, i, (present[i], old[i], new[i])) for i, c in enumerate(change.chg) if c == "1"}
         wanted = {i: new[i] for i, verdict in verdicts.items() if verdict}
         refused = [i for i, verdict in verdicts.items() if verdict is None]
+        nowhere = [i for i in wanted if new[i] is NOWHERE]
+        for i in nowhere:
+            del wanted[i]
+            now.columns[i] = False
         if wanted:
             self._write(table, change, now, row, wanted)
+        if nowhere:
+            raise Refused(f"{', '.join(change.columns[i][0] for i in nowhere)} names a row that is not here")
         if refused:
             raise Refused(f"it was changed since: {self._compared(change, refused, present, new)}; what is there now stays")
         return DONE["U"] if wanted else THERE
@@ -215,7 +212,7 @@ class Playback:
         if same(present, old) or stirred:
             now.columns[slot] = True
             return True
-        if known is None and any(same(present, c.new[slot]) for c in life.changes if c.op != "D"):
+        if known is None and any(same(present, self._tried(c.new)[slot]) for c in life.changes if c.op != "D"):
             if same(present, new):
                 now.columns[slot] = True  # from here on
             return False
@@ -223,7 +220,7 @@ class Playback:
         return None
 
     def _at_last(self, life: Life, slot: int) -> Value:
-        return (self._tried(life.changes[-1].table, life.final) or life.final)[slot]
+        return self._tried(life.final)[slot]
 
     def _write(self, table: PresentTable, change: Change, now: _Now, row: Identity, wanted: dict[int, Value]) -> None:
         try:
@@ -245,7 +242,7 @@ class Playback:
         if found is None:
             return THERE
         row, present = found
-        old = self._tried(change.table, change.old) or change.old
+        old = self._tried(change.old)
         self._refuse_other(change, present, old)
         before = head(self._db)
         try:
@@ -290,10 +287,10 @@ class Playback:
         """Find a row that was there before the lost changes."""
         row = self._since.place(change.table, change.before or ())
         present = table.read(row) if row is not None else None
-        states = [self._tried(change.table, s) or s for s in life.states()]
+        states = [self._tried(s) for s in life.states()]
         is_a_state = present is not None and any(alike(present, s) for s in states)
-        if table.table.keyed_by_rowid and self._since.renumbered and not is_a_state:
-            present = None  # another row may have this rowid now
+        if present is not None and table.table.keyed_by_rowid and self._since.renumbered and not is_a_state:
+            raise Refused("the row with this number is none that it was: it was changed since, or renumbered by VACUUM; it stays")
         if present is None:
             now.settled = life.ended
         elif life.ended and not is_a_state:
@@ -301,33 +298,36 @@ class Playback:
         else:
             now.row = row
 
-    def _followed(self, table: str, values: Values, itself: Identity | None = None) -> Values:
+    def _followed(self, state: State, itself: Life) -> Values:
         """The values with every reference to the row that it now means. Raises Refused where that row is not here."""
-        found = list(values)
-        for parent, slots, key in self._references.of(table, values):
-            if parent == table and key == itself:
-                continue
-            place = self._place(parent, key)
-            if place is None:
-                raise Refused(f"it names the row {_key(key)} of {parent}, which is not here")
-            for slot, (_, value) in zip(slots, place, strict=True):
-                found[slot] = value
+        found = self._tried(state, itself)
+        lost = [n for n in state.names if any(found[slot] is NOWHERE for slot in n.slots)]
+        if lost:
+            raise Refused(f"it names {' and '.join(f'the row {_key(n.key)} of {n.parent}' for n in lost)}, which is not here")
+        return found
+
+    def _tried(self, state: State, itself: Life | None = None) -> Values:
+        """The same with NOWHERE, which equals nothing, for such a reference. References of the row `itself` to itself stay as they are."""
+        found = list(state.values)
+        for naming in state.names:
+            if itself is None or naming.life is not itself:
+                place = self._place(naming)
+                for number, slot in enumerate(naming.slots):
+                    found[slot] = NOWHERE if place is None else place[number][1]
         return tuple(found)
 
-    def _place(self, table: str, lost: Identity) -> Identity | None:
-        """Where the row is that the lost changes know by this identity."""
-        if (table, lost) in self._places:
-            return self._places[table, lost]
-        row = self._since.place(table, lost)
-        if (table, lost) in self._to_come and (row is None or self._since.at(table, row)):  # just now it is another one
-            return self._to_come[table, lost]
+    def _place(self, naming: Naming) -> Identity | None:
+        """Where the row is that a reference of the lost changes means."""
+        life = naming.life or naming.later
+        now = self._now.get(life) if life else None
+        if naming.life is not None:
+            if naming.life.born or (now is not None and (now.row is not None or now.settled)):
+                return now.row if now else None
+            return self._since.place(naming.parent, naming.life.changes[0].before or ())
+        row = self._since.place(naming.parent, naming.key)
+        if naming.later is not None and (row is None or self._since.at(naming.parent, row)):  # just now it is another one
+            return now.row if now else None
         return row
-
-    def _tried(self, table: str, values: Values, itself: Identity | None = None) -> Values | None:
-        try:
-            return self._followed(table, values, itself)
-        except Refused:
-            return None
 
     @contextmanager
     def _statement(self) -> Iterator[None]:
@@ -349,9 +349,9 @@ class Playback:
 
     def _compared(self, change: Change, slots: list[int], present: Values, wanted: Values) -> str:
         def side(i: int, values: Values) -> str:
-            return MASK if change.names[i][2] and values[i] is not None else shown(for_json(values[i]))
+            return MASK if change.columns[i][2] and values[i] is not None else shown(for_json(values[i]))
 
-        return ", ".join(f"{change.names[i][0]} is {side(i, present)}, lost {side(i, wanted)}" for i in slots)
+        return ", ".join(f"{change.columns[i][0]} is {side(i, present)}, lost {side(i, wanted)}" for i in slots)
 
 
 class _Gone(Refused):
@@ -364,6 +364,11 @@ class _Gone(Refused):
 def unresolved(db: apsw.Connection) -> bool:
     """Whether a deferred foreign key waits for a row that is not there (yet)."""
     return bool(db.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0])
+
+
+def _itself(state: State, life: Life) -> list[tuple[int, ...]]:
+    """The slots by which a row names itself."""
+    return [naming.slots for naming in state.names if naming.life is life]
 
 
 def _key(row: Identity) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import apsw
 
 from changelog.connection import rows
-from changelog.rescue.lives import Identity, Values, identity
+from changelog.rescue.lives import Change, Identity, Life, Naming, Values, identity
 from changelog.schema import Table
 from changelog.values import RawText
 
@@ -27,14 +27,36 @@ class References:
             if all(values[i] is not None for i in slots):
                 yield parent, slots, identity([values[i] for i in slots])
 
-    def to_itself(self, table: str, values: Values, key: Identity | None) -> list[tuple[int, ...]]:
-        """The slots by which a row that `key` identifies names itself."""
-        return [slots for parent, slots, named in self.of(table, values) if parent == table and named == key]
+    def name_all(self, changes: Iterable[Change]) -> None:
+        """Find out, for every state of every row, which rows it named at that time: keys may have been given to one row after another."""
+        changes = list(changes)
+        living: dict[tuple[str, Identity | None], Life] = {}
+        born = [((c.table, c.after), c.life) for c in changes if c.op == "I" and c.life]
+        later = dict(reversed(born))
+        for change in changes:
+            if change.life is not None:
+                change.old.names = self._named(change.table, change.old.values, living, later)
+                living.pop((change.table, change.before), None)
+                if change.after is not None:
+                    living[change.table, change.after] = change.life
+                change.new.names = self._named(change.table, change.new.values, living, later)
 
-    def relative(self, table: str, values: Values, key: Identity | None, changed: Values | None = None) -> Values:
-        """`changed`, or `values` themselves, where the row names itself without its key, which may be another one elsewhere."""
-        itself = {slot for slots in self.to_itself(table, values, key) for slot in slots}
-        return tuple(_ITSELF if i in itself else v for i, v in enumerate(values if changed is None else changed))
+    def _named(
+        self, table: str, values: Values, living: dict[tuple[str, Identity | None], Life], later: dict[tuple[str, Identity | None], Life]
+    ) -> list[Naming]:
+        found = self.of(table, values) if values else ()
+        return [Naming(parent, slots, key, living.get((parent, key)), later.get((parent, key))) for parent, slots, key in found]
+
+    def relative(self, table: str, values: Values, key: Identity | None) -> Values:
+        """The values, where the row names itself without its key, which may be another one elsewhere."""
+        itself = [slots for parent, slots, named in self.of(table, values) if parent == table and named == key]
+        return without(values, itself)
+
+
+def without(values: Values, itself: Iterable[tuple[int, ...]]) -> Values:
+    """The values, with a mark in these slots."""
+    marked = {slot for slots in itself for slot in slots}
+    return tuple(_ITSELF if i in marked else v for i, v in enumerate(values))
 
 
 def _read(db: apsw.Connection, table: Table, known: dict[str, Table]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -21,7 +21,7 @@ class Born:
     gen: int
     states: list[Values]
     row: Identity | None
-    adopted: bool  # it was played back, not typed
+    adopted: bool  # it was played back, or changed by that, not only typed
 
 
 class Since:
@@ -50,8 +50,9 @@ class Since:
         born = self._fresh.pop((table, before), None)
         if born is not None:
             born.row = after
+            born.adopted |= _is_adopted(change)
             if after is not None:
-                born.states.append(change.new)
+                born.states.append(change.new.values)
                 self._fresh[table, after] = born
             return born
         if before != after:
@@ -70,9 +71,12 @@ class Since:
         return self._fresh.get((table, identity))
 
     def _bear(self, change: Change) -> Born:
-        adopted = isinstance(change.actor, str) and change.actor.startswith(ADOPTED)
-        born = Born(change.table, change.gen, [change.new], change.after, adopted)
+        born = Born(change.table, change.gen, [change.new.values], change.after, _is_adopted(change))
         self.born.append(born)
         if change.after is not None:
             self._fresh[change.table, change.after] = born
         return born
+
+
+def _is_adopted(change: Change) -> bool:
+    return isinstance(change.actor, str) and change.actor.startswith(ADOPTED)
