@@ -15,6 +15,7 @@ import apsw
 
 from changelog.acks import Ack, Acks
 from changelog.connection import Path_, connect
+from changelog.errors import DroverError
 from changelog.gaps import trimmed_upto
 from changelog.log import head
 from changelog.retention import PAUSE, Limits, Plan, Survey, about_log_bytes, cutoff, file_bytes, forget_anchors, plan, trim_run
@@ -23,6 +24,7 @@ FIRST = 60.0  # s after the start
 EVERY = 3_600.0  # s between two looks
 COUNTING = 0.02  # s that a step counts pages, when the file is large
 LEAST_PAUSE = 0.05  # s between two steps
+FAILED_PAUSE = 2.0  # s before what failed is tried again
 BUSY_PAUSE = 1.0  # s between two steps while jobs are waiting: they go first, and trimming goes on all the same
 
 logger = logging.getLogger(__name__)
@@ -57,12 +59,21 @@ class Retention:
     def step(self, db: apsw.Connection, busy: bool) -> None:
         """Do one short piece of what is due, if anything is; `db` is the writer's connection, `busy` whether jobs wait for it.
 
-        Raises what SQLite raises, such as BusyError: the same piece is tried again later.
+        What cannot be done, such as while somebody holds the file locked, is tried again later.
         """
         now = self._clock()
         if self.due_in() or (busy and now < self._next_step + BUSY_PAUSE):
             return
-        self._next_step = now + BUSY_PAUSE  # should it raise
+        try:
+            self._advance(db, now)
+            self._next_step = self._clock() + max(LEAST_PAUSE, PAUSE * (self._clock() - now))
+        except (apsw.Error, DroverError) as exc:
+            self._next_step = self._clock() + FAILED_PAUSE
+            if self._look is not None and str(exc) != self._look.failure:
+                self._look.failure = str(exc)
+                logger.warning("the changelog cannot be trimmed just now, trying again cause=%s", exc)
+
+    def _advance(self, db: apsw.Connection, now: float) -> None:
         if self._look is not None and self._look.db is not db:
             self._end()  # the file was replaced
         if self._look is None:
@@ -72,7 +83,6 @@ class Retention:
             self._count(self._look)
         else:
             self._trim(self._look)
-        self._next_step = self._clock() + max(LEAST_PAUSE, PAUSE * (self._clock() - now))
 
     def close(self) -> None:
         """End what is going on, and let go of the file."""
@@ -140,6 +150,7 @@ class _Look:
         self.reader: apsw.Connection | None = None
         self.survey: Survey | None = None
         self.rows = 0
+        self.failure = ""  # why the last step failed, if one did
         self.why: set[str] = set()
         self.passed_over: dict[str, Ack] = {}
 
