@@ -314,6 +314,7 @@ def test_where_no_replica_is_known_trim_says_how_to_go_on(primary: Path) -> None
 
 
 def test_trim_of_a_replica_and_of_a_gapped_log(gapped: Path, primary: Path) -> None:
+    acknowledge(primary, slow=2)  # of the primary beside it, whose affair that is
     [done] = facts("trim", gapped, "--before", 15, "--yes")
     assert (done["goes"]["rows"], done["stays_from"]) == (9, 20)
     assert facts("status", gapped)[0]["gaps"] == []
