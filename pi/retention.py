@@ -51,6 +51,7 @@ class Retention:
         self._next_look = clock() + FIRST
         self._next_step = 0.0
         self._look: _Look | None = None
+        self._failure = ""  # why the last step failed, if it did
 
     def due_in(self) -> float:
         """Seconds until `step` has something to do."""
@@ -68,17 +69,14 @@ class Retention:
             self._advance(db, now)
             self._next_step = self._clock() + max(LEAST_PAUSE, PAUSE * (self._clock() - now))
         except (apsw.Error, DroverError) as exc:
-            self._next_step = self._clock() + FAILED_PAUSE
-            if self._look is not None and str(exc) != self._look.failure:
-                self._look.failure = str(exc)
-                logger.warning("the changelog cannot be trimmed just now, trying again cause=%s", exc)
+            self._fail(exc)
 
     def _advance(self, db: apsw.Connection, now: float) -> None:
         if self._look is not None and self._look.db is not db:
             self._end()  # the file was replaced
         if self._look is None:
-            self._next_look = now + EVERY
             self._begin(db)
+            self._next_look = now + EVERY
         elif self._look.survey is not None:
             self._count(self._look)
         else:
@@ -88,16 +86,32 @@ class Retention:
         """End what is going on, and let go of the file."""
         self._end()
 
+    def _fail(self, error: apsw.Error | DroverError) -> None:
+        """Try a run of trimming again soon, and a look that has not come so far a minute later."""
+        self._next_step = self._clock() + FAILED_PAUSE
+        if self._look is not None and self._look.survey is not None:
+            self._end()
+        if self._look is None:
+            self._next_look = self._clock() + FIRST
+        if str(error) != self._failure:
+            self._failure = str(error)
+            logger.warning("the changelog cannot be trimmed just now, trying again cause=%s", error)
+
     def _begin(self, db: apsw.Connection) -> None:
         """Begin a look: what is too old, and whether the log may be too large."""
-        self._look = look = _Look(db, Limits(cutoff(self._keep_days)))
         self._see(db)
+        look = _Look(db, Limits(cutoff(self._keep_days)))
         if self.figures.file_bytes > self._max_bytes:
             look.reader = connect(self._path, readonly=True)
-            look.reader.execute("BEGIN")
-            look.survey = Survey(look.reader)
+            try:
+                look.reader.execute("BEGIN")
+                look.survey = Survey(look.reader)
+            except BaseException:
+                look.close()
+                raise
         else:
             self.figures.log_bytes = about_log_bytes(db)
+        self._look = look
 
     def _see(self, db: apsw.Connection) -> None:
         figures = self.figures
@@ -121,6 +135,7 @@ class Retention:
             return
         forget_anchors(look.db, acks)
         self._end()
+        self._failure = ""
         self._see(look.db)
         if look.rows:
             self.figures.log_bytes = about_log_bytes(look.db)
@@ -150,7 +165,6 @@ class _Look:
         self.reader: apsw.Connection | None = None
         self.survey: Survey | None = None
         self.rows = 0
-        self.failure = ""  # why the last step failed, if one did
         self.why: set[str] = set()
         self.passed_over: dict[str, Ack] = {}
 

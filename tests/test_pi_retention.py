@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -188,6 +189,25 @@ def test_a_locked_file_delays_trimming_and_is_said_once(
         other.execute("ROLLBACK")
         wait_until(lambda: oldest(path) == 501)
     assert caplog.text.count("cannot be trimmed") == 1
+
+
+def test_a_look_that_fails_is_tried_again_and_lets_go_of_the_file(
+    path: str, acks: Acks, soon: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(path, 8_000, 200)
+    failures = iter([apsw.IOError("the card does not answer")] * 3)
+    read = retention.Survey.read
+
+    def fails(survey: retention.Survey, seconds: float | None = None) -> bool:
+        for error in failures:
+            raise error
+        return read(survey, seconds)
+
+    monkeypatch.setattr(retention.Survey, "read", fails)
+    with writing(path, acks, max_bytes=MIB):
+        wait_until(lambda: oldest(path) > 1)
+    assert caplog.text.count("the card does not answer") == 1
+    assert sorted(file.name for file in Path(path).parent.glob("farm.db*")) == ["farm.db"]
 
 
 def test_a_plan_for_one_file_never_trims_another(tmp_path: Path, path: str, acks: Acks) -> None:
