@@ -5,6 +5,7 @@ What a module is for, by subject:
     the file        connection (the one place that opens databases), schema, errors
     capture         layout and triggers (the SQL), install, ddl and reconcile (the schema changes), log (who signs)
     the primary     reader, primary (snapshots, frames, waiting), snapshot
+    how much stays  retention (trimming), acks (what replicas have), gaps (where a log is not whole)
     the wire        position, values, wire, compression
     the replica     replay, apply, reshape (DDL), fulltext, bootstrap, pull
     gone back       rescue/ (what a primary lost and its replica holds: found, kept, played back)

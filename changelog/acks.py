@@ -80,7 +80,7 @@ class Acks:
             known = self._known.get(replica_id)
             further = known and known.ack.epoch == position.epoch and known.ack.seq >= position.seq
             if not self._closed and not further:
-                self._take(replica_id, key_name, position)
+                self._take(replica_id, key_name, position, at_once=True)  # a rare event, and often a long way
 
     def all(self) -> list[Ack]:
         """The newest acknowledgement of each replica, by id. Raises what reading the file raises."""
@@ -114,14 +114,14 @@ class Acks:
                 self._closed = True
                 self._db.close()
 
-    def _take(self, replica_id: str, key_name: str, position: Position) -> None:
+    def _take(self, replica_id: str, key_name: str, position: Position, at_once: bool = False) -> None:
         ack = Ack(replica_id, key_name, position.epoch, position.seq, _now(), position.check)
         known = self._known.get(replica_id)
         if known is None:
             self._make_room()
             known = self._known[replica_id] = _Known(ack)
         known.ack = ack
-        if not known.stored or time.monotonic() - known.written >= WRITE_EVERY:
+        if at_once or not known.stored or time.monotonic() - known.written >= WRITE_EVERY:
             self._write(known, anew=True)
 
     def _write(self, known: _Known, anew: bool = False) -> None:

@@ -27,7 +27,7 @@ from changelog.reader import known_nonce
 
 RUN_ROWS = 1_000  # in one transaction
 RUN_TIME = 0.05  # s after which a transaction deletes no further rows: they may be large, or the disk slow
-BITE = 100  # rows between two looks at the clock
+BITE = 20  # rows between two looks at the clock
 PAUSE = 4.0  # times as long as a transaction took is nothing done after it: a shell has no patience with locks
 LEAST_PAUSE = 0.02  # s
 SAMPLE = 300  # rows by which the log's size is estimated
@@ -84,7 +84,7 @@ def plan(db: apsw.Connection, limits: Limits, acks: Sequence[Ack] | None, look: 
 
     With `look` no further than at that many of the oldest rows.
     """
-    oldest, newest = one(db, "SELECT min(seq) FROM changelog"), head(db)
+    oldest, newest = trimmed_upto(db) + 1, head(db)
     reached = counted(db, acks or ())
     slowest = min(reached.values(), default=None)
     stop = newest  # the first seq that stays
@@ -155,8 +155,8 @@ def log_bytes(db: apsw.Connection) -> int:
 def about_log_bytes(db: apsw.Connection) -> int:
     """The same estimated by the newest rows, and quick: within a third or so, where rows are of a size. Never more than the file has."""
     columns = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info('changelog')")]
-    # One sum a column: a chain of 2000 additions would pass SQLite's depth limit.
-    sums = ",".join(f"coalesce(sum(length(CAST({name} AS BLOB))),0)" for name in columns)
+    # One sum a column: a chain of 2000 additions would pass SQLite's depth limit. And octet_length does not read a large value to know it.
+    sums = ",".join(f"coalesce(sum(octet_length({name})),0)" for name in columns)
     [(sampled, *sizes)] = rows(db, f"SELECT count(*),{sums} FROM (SELECT * FROM changelog ORDER BY seq DESC LIMIT {SAMPLE})")
     mean = len(columns) + sum(sizes) / max(sampled, 1)  # a byte of type for each value
     return min(file_bytes(db), round(mean * (head(db) - trimmed_upto(db))))
@@ -172,7 +172,7 @@ class Survey:
 
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
-        self._oldest, self._head = one(db, "SELECT min(seq) FROM changelog"), head(db)
+        self._oldest, self._head = trimmed_upto(db) + 1, head(db)
         # In this order dbstat does not sort: it walks the tree, so the pages come as their rows do, overflow pages behind them.
         self._pages = db.execute("SELECT pagetype, ncell, pgsize FROM dbstat WHERE name='changelog' ORDER BY name, path")
         self._points: list[tuple[int, int]] = []  # (rows, bytes) before some pages

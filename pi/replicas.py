@@ -16,6 +16,7 @@ from changelog.install import is_installed
 from changelog.log import head
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.retention import counted
+from pi.farm import make_file
 
 
 @click.group()
@@ -51,6 +52,7 @@ def forget(settings: Settings, replica_id: str) -> None:
 def open_acks(settings: Settings) -> Iterator[Acks]:
     """The acknowledgements in pi.db, for one command."""
     prepare_data_dir(settings)
+    make_file(settings.pi_db)
     with closing(Acks(settings.pi_db)) as acks:
         yield acks
 

@@ -15,6 +15,7 @@ import apsw
 
 from changelog.acks import Ack, Acks
 from changelog.connection import Path_, connect
+from changelog.errors import DroverError
 from changelog.gaps import trimmed_upto
 from changelog.log import head
 from changelog.retention import PAUSE, Limits, Plan, Survey, about_log_bytes, cutoff, file_bytes, forget_anchors, plan, trim_run
@@ -23,6 +24,7 @@ FIRST = 60.0  # s after the start
 EVERY = 3_600.0  # s between two looks
 COUNTING = 0.02  # s that a step counts pages, when the file is large
 LEAST_PAUSE = 0.05  # s between two steps
+FAILED_PAUSE = 2.0  # s before what failed is tried again
 BUSY_PAUSE = 1.0  # s between two steps while jobs are waiting: they go first, and trimming goes on all the same
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Retention:
         self._next_look = clock() + FIRST
         self._next_step = 0.0
         self._look: _Look | None = None
+        self._failure = ""  # why the last step failed, if it did
 
     def due_in(self) -> float:
         """Seconds until `step` has something to do."""
@@ -57,37 +60,58 @@ class Retention:
     def step(self, db: apsw.Connection, busy: bool) -> None:
         """Do one short piece of what is due, if anything is; `db` is the writer's connection, `busy` whether jobs wait for it.
 
-        Raises what SQLite raises, such as BusyError: the same piece is tried again later.
+        What cannot be done, such as while somebody holds the file locked, is tried again later.
         """
         now = self._clock()
         if self.due_in() or (busy and now < self._next_step + BUSY_PAUSE):
             return
-        self._next_step = now + BUSY_PAUSE  # should it raise
+        try:
+            self._advance(db, now)
+            self._next_step = self._clock() + max(LEAST_PAUSE, PAUSE * (self._clock() - now))
+        except (apsw.Error, DroverError) as exc:
+            self._fail(exc)
+
+    def _advance(self, db: apsw.Connection, now: float) -> None:
         if self._look is not None and self._look.db is not db:
             self._end()  # the file was replaced
         if self._look is None:
-            self._next_look = now + EVERY
             self._begin(db)
+            self._next_look = now + EVERY
         elif self._look.survey is not None:
             self._count(self._look)
         else:
             self._trim(self._look)
-        self._next_step = self._clock() + max(LEAST_PAUSE, PAUSE * (self._clock() - now))
 
     def close(self) -> None:
         """End what is going on, and let go of the file."""
         self._end()
 
+    def _fail(self, error: apsw.Error | DroverError) -> None:
+        """Try a run of trimming again soon, and a look that has not come so far a minute later."""
+        self._next_step = self._clock() + FAILED_PAUSE
+        if self._look is not None and self._look.survey is not None:
+            self._end()
+        if self._look is None:
+            self._next_look = self._clock() + FIRST
+        if str(error) != self._failure:
+            self._failure = str(error)
+            logger.warning("the changelog cannot be trimmed just now, trying again cause=%s", error)
+
     def _begin(self, db: apsw.Connection) -> None:
         """Begin a look: what is too old, and whether the log may be too large."""
-        self._look = look = _Look(db, Limits(cutoff(self._keep_days)))
         self._see(db)
+        look = _Look(db, Limits(cutoff(self._keep_days)))
         if self.figures.file_bytes > self._max_bytes:
             look.reader = connect(self._path, readonly=True)
-            look.reader.execute("BEGIN")
-            look.survey = Survey(look.reader)
+            try:
+                look.reader.execute("BEGIN")
+                look.survey = Survey(look.reader)
+            except BaseException:
+                look.close()
+                raise
         else:
             self.figures.log_bytes = about_log_bytes(db)
+        self._look = look
 
     def _see(self, db: apsw.Connection) -> None:
         figures = self.figures
@@ -111,6 +135,7 @@ class Retention:
             return
         forget_anchors(look.db, acks)
         self._end()
+        self._failure = ""
         self._see(look.db)
         if look.rows:
             self.figures.log_bytes = about_log_bytes(look.db)

@@ -3,8 +3,9 @@
 
 Histories are those of fuzz_capture.py (every OR clause, UPSERT, key changes, triggers of an application) and of fuzz_ddl.py (CREATE, ALTER
 and DROP between the writes). After each statement the whole contents are recorded with the seq that the log had reached; at the end they
-are rebuilt for as many random seqs as there are positions to try: as a file, and one table and one row of it by themselves. Exit code 1
-unless each is the same to the bit, or refused where a table or a column was dropped, or a new epoch began, since.
+are rebuilt for as many random seqs as there are positions to try: as a file, and one table and one row of it by themselves. Some of the
+logs are trimmed before, or get a gap as a replica's log may have one. Exit code 1 unless each is the same to the bit, or refused where a
+table or a column was dropped, or a new epoch began, since; or where the log is gone.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from changelog.asof.past import Past
 from changelog.asof.rebuild import in_memory, write_file
 from changelog.connection import connect, rows
-from changelog.errors import CannotRebuild
+from changelog.errors import CannotRebuild, HistoryTrimmed
 from changelog.install import install
 from changelog.log import head
 from changelog.primary import Primary
 from changelog.reconcile import reconcile, run_ddl
+from changelog.retention import Limits, trim_run
 from changelog.schema import identifier, read_tables
 from changelog.verify.digest import row_names, table_rows
 from scripts import fuzz_capture, fuzz_ddl
@@ -46,11 +48,28 @@ class History:
             Path(f"{path}{suffix}").unlink(missing_ok=True)
         self.random, self.path = random.Random(seed), path
         self.recorded: dict[int, str] = {}
+        self.known_from = 0  # the first seq after which the log is whole
         self.story: list[str] = []
         self._db = connect(path, create=True)
         self._db.pragma("synchronous", "OFF")
         (self._write_rows if self.random.random() < 0.5 else self._write_ddl)(seed)
         self._db.close()
+
+    def cut(self, gap: bool) -> None:
+        """Take the log's beginning away, as trimming does, or a part of its middle, as in a replica that took a late snapshot."""
+        db = connect(self.path)
+        newest = head(db)
+        first, last = sorted(self.random.randint(2, max(newest - 1, 2)) for _ in range(2))
+        if gap and last < newest:
+            db.execute("DELETE FROM changelog WHERE seq BETWEEN ? AND ?", (first, last))
+            db.execute("INSERT INTO changelog_meta(name,value,seq) VALUES('gap',?,?)", (first, last))
+            self.known_from = last
+        else:
+            while trim_run(db, Limits(below=last), None):
+                pass
+            self.known_from = min(last, newest) - 1
+        self.story.append(f"-- the log {f'has a gap from {first} to {last}' if gap else f'is trimmed below {last}'}")
+        db.close()
 
     def _write_rows(self, seed: int) -> None:
         case = fuzz_capture.Case(seed)
@@ -118,11 +137,19 @@ def problem_at(history: History, seq: int, counts: Counter[str]) -> str | None:
     source = Primary(history.path)
     try:
         with source.snapshot() as db:
-            past = Past(db, seq)
+            try:
+                past = Past(db, seq)
+            except HistoryTrimmed as exc:
+                counts["gone"] += 1
+                return None if seq < history.known_from else f"refused without a reason: {exc}"
+            if seq < history.known_from:
+                return "rebuilt, though the log does not tell it"
             try:
                 write_file(db, past, target)
             except CannotRebuild as exc:
                 counts["refused"] += 1
+                if history.known_from and "midst of a statement" in exc.message:
+                    return None
                 return None if lossy(db, seq) else f"refused without a reason: {exc}"
             counts["rebuilt"] += 1
             then = connect(target)
@@ -172,6 +199,8 @@ def main(count: int, seed: int | None) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         while counts["rebuilt"] < count:
             history = History(number, Path(folder) / "primary.db")
+            if history.random.random() < 0.5:
+                history.cut(gap=history.random.random() < 0.5)
             for seq in history.random.sample(sorted(history.recorded), min(POSITIONS_A_HISTORY, len(history.recorded))):
                 problem = problem_at(history, seq, counts)
                 if problem:
@@ -179,7 +208,7 @@ def main(count: int, seed: int | None) -> None:
                     click.echo(f"history {number}, seq {seq}:\n  " + ";\n  ".join([*history.story, problem]))
             number += 1
     click.echo(f"{number - first} histories from seed {first}")
-    click.echo(f"{counts['rebuilt']} positions rebuilt, {counts['refused']} refused, {failed} failed")
+    click.echo(f"{counts['rebuilt']} positions rebuilt, {counts['refused']} refused, {counts['gone']} trimmed, {failed} failed")
     sys.exit(1 if failed else 0)
 
 

@@ -67,11 +67,13 @@ def test_a_replica_may_go_back_for_it_knows_best_what_it_has(acks: Acks) -> None
 
 
 @pytest.mark.parametrize(("known", "becomes"), [(at(3), 7), (at(7), 7), (at(9), 9), (at(9, OTHER), 7), (None, 7)])
-def test_a_snapshot_counts_as_acknowledged_unless_the_replica_is_further(acks: Acks, known: Position | None, becomes: int) -> None:
+def test_a_snapshot_counts_as_acknowledged_unless_the_replica_is_further(
+    path: Path, acks: Acks, known: Position | None, becomes: int
+) -> None:
     if known:
         acks.acknowledge("r1", "office", known)
     acks.handed_out("r1", "office", at(7))
-    assert seqs(acks) == {"r1": becomes}
+    assert seqs(acks) == {"r1": becomes} == filed(path)
 
 
 def test_a_replica_that_another_process_forgets_is_forgotten_until_it_asks_again(path: Path, acks: Acks) -> None:

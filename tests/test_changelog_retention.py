@@ -27,6 +27,7 @@ from changelog.position import Position, epoch_of
 from changelog.reader import check_position
 from changelog.replay import connect_replica, position_of
 from changelog.retention import (
+    BITE,
     RUN_ROWS,
     Limits,
     Plan,
@@ -236,6 +237,14 @@ def test_a_new_epoch_goes_on_from_a_log_of_which_only_the_head_is_left(db: apsw.
     assert caught.value.facts["descends"] is True
 
 
+def test_a_log_that_somebody_emptied_is_left_alone(db: apsw.Connection) -> None:
+    db.execute("DELETE FROM changelog")
+    survey = Survey(db)
+    assert survey.read() and survey.over(0) == 0
+    assert trim_run(db, Limits(cutoff(0, NOW), cap=10**6), None) is None
+    assert (log_bytes(db) > 0, about_log_bytes(db)) == (True, 0)
+
+
 # --- in short transactions
 
 
@@ -254,7 +263,7 @@ def test_large_rows_and_a_slow_disk_make_a_run_shorter_not_longer(path: Path, mo
         fill(db, 500)
         ticks = iter(range(10**6))
         monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
-        assert [run.rows for run in all_of(db, Limits(cap=400), None)] == [100] * 4
+        assert [run.rows for run in all_of(db, Limits(cap=20 * BITE), None)] == [BITE] * 20
 
 
 def test_nothing_to_trim_takes_no_lock_and_writes_nothing(db: apsw.Connection, path: Path) -> None:

@@ -10,7 +10,7 @@ import apsw
 import click
 
 from changelog.acks import Ack, read_acks
-from changelog.audit import moment, printable
+from changelog.audit import is_replica, moment, printable
 from changelog.cli.group import FILE, JSON, opened_log, print_json, progress
 from changelog.gaps import trimmed_upto
 from changelog.log import head
@@ -29,7 +29,7 @@ COMPANION = "pi.db"  # where the Pi keeps acknowledgements, beside its database
     "--acks",
     "acks_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help=f"The file with what replicas have acknowledged. [{COMPANION} beside FILE, if it is there]",
+    help=f"The file with what replicas have acknowledged. [{COMPANION} beside a primary, if it is there]",
 )
 @click.option("--no-acks", is_flag=True, help="Do not ask what replicas have acknowledged: those that are behind take a snapshot.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
@@ -62,8 +62,8 @@ def trim(
         raise click.UsageError("say what may go: --keep-days, --before or --max-bytes")
     if acks_file and no_acks:
         raise click.UsageError("--acks and --no-acks contradict each other")
-    acks = None if no_acks else _acks(file, acks_file)
     with opened_log(file, readonly=True) as db:  # looking takes a while, and no lock
+        acks = None if no_acks else _acks(db, file, acks_file)
         db.execute("BEGIN")
         limits = replace(_limits(keep_days, before), cap=_cap(db, max_bytes))
         found = plan(db, limits, acks)
@@ -76,10 +76,11 @@ def trim(
         _print(facts, dry_run)
 
 
-def _acks(file: Path, named: Path | None) -> list[Ack] | None:
+def _acks(db: apsw.Connection, file: Path, named: Path | None) -> list[Ack] | None:
     beside = file.absolute().with_name(COMPANION)
-    path = named or (beside if beside.exists() else None)
-    return None if path is None else read_acks(path)
+    if named is None and (is_replica(db) or not beside.exists()):  # a replica's log is its own affair
+        return None
+    return read_acks(named or beside)
 
 
 def _limits(keep_days: int | None, before: str | None) -> Limits:
