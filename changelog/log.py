@@ -8,6 +8,10 @@ from contextlib import contextmanager
 import apsw
 
 from changelog.connection import one
+from changelog.schema import identifier
+
+SAMPLE = 200  # rows that the size of the log is worked out from
+ROW_OVERHEAD = 12  # bytes of a row beside its values: its length, its seq, its place on the page
 
 
 def head(db: apsw.Connection) -> int:
@@ -24,3 +28,20 @@ def signed(db: apsw.Connection, actor: str) -> Iterator[None]:
     before = head(db)
     yield
     db.execute("UPDATE changelog SET actor=? WHERE seq>? AND actor IS NULL", (actor, before))
+
+
+def approximate_bytes(db: apsw.Connection) -> int:
+    """How many bytes the log takes, from a sample of its rows spread over it: exact figures need a scan."""
+    columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info('changelog')")]
+    first, last = one(db, "SELECT min(seq) FROM changelog"), one(db, "SELECT max(seq) FROM changelog")
+    if first is None:
+        return 0
+    values = "+".join(f"ifnull(octet_length({identifier(name)}),0)" for name in columns)
+    step = max(1, (last - first + 1) // SAMPLE)
+    mean = one(
+        db,
+        f"""WITH RECURSIVE at(seq) AS (SELECT ?1 UNION ALL SELECT seq+?3 FROM at WHERE seq+?3<=?2)
+            SELECT avg({values}) FROM at CROSS JOIN changelog USING(seq)""",
+        (first, last, step),
+    )
+    return round((mean + len(columns) + ROW_OVERHEAD) * (last - first + 1))

@@ -23,6 +23,7 @@ from changelog.primary import Primary
 from pi import farm, users
 from pi.app import create_app
 from pi.keys import ROLES, Keys
+from pi.measures import Measures
 from pi.serial_reader import SerialReader
 from pi.writer import Writer
 
@@ -85,13 +86,21 @@ class OpenFiles:
 def create(settings: Settings) -> tuple[Flask, list[Service]]:
     """The application of the Pi and the services that run beside it."""
     farm.open_farm(settings.farm_db)
-    writer = Writer(settings.farm_db, settings.lora_processing_interval)
+    measures = Measures()
+    writer = Writer(settings.farm_db, settings.lora_processing_interval, measures.committed)
     keys = Keys(settings.pi_db, checkpoints=True)
     primary = Primary(settings.farm_db, writer.reconcile)
     services: list[Service] = [OpenFiles(primary, keys), writer]
-    if settings.lora_serial_port:
-        services.append(SerialReader(settings.lora_serial_port, settings.lora_baud, writer))
-    return create_app(settings, writer, primary, keys), services
+    radio = SerialReader(settings.lora_serial_port, settings.lora_baud, writer) if settings.lora_serial_port else None
+    if radio:
+        services.append(radio)
+    measures.ask(
+        settings.farm_db,
+        queued=lambda: writer.queued,
+        dropped=lambda: radio.statistics.overflow if radio else 0,
+        acknowledged=keys.acknowledged,
+    )
+    return create_app(settings, writer, primary, keys, measures), services
 
 
 @main.group()

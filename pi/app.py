@@ -7,16 +7,18 @@ from flask import Flask
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from changelog.primary import Primary
-from pi import herd_api, ingest, sync
+from pi import herd_api, ingest, probes, sync
 from pi.keys import Keys
+from pi.measures import Measures
 from pi.writer import Writer
 
 
-def create_app(settings: Settings, writer: Writer, primary: Primary, keys: Keys) -> Flask:
-    """The API of a Pi whose `writer` writes and whose `primary` reads farm.db, for callers with `keys`."""
+def create_app(settings: Settings, writer: Writer, primary: Primary, keys: Keys, measures: Measures) -> Flask:
+    """The API of a Pi whose `writer` writes and whose `primary` reads farm.db, for callers with `keys`; `measures` are its figures."""
     app = Flask(__name__, static_folder=None)
     install_problems(app, facts=("id", "received_at", "times_received", "position", "descends"))
     app.register_blueprint(sync.blueprint(primary, keys, settings.data_dir / "snapshots"))
     app.register_blueprint(ingest.blueprint(settings, writer, keys))
     app.register_blueprint(herd_api.blueprint(writer, keys))
+    app.register_blueprint(probes.blueprint(settings, writer, keys, measures))
     return app

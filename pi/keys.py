@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 import apsw
 from flask import g, request
 
-from changelog.connection import connect, one
+from changelog.connection import connect, one, rows
 from changelog.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized, Unavailable
 from changelog.node.access import RateLimit
 from changelog.position import Position
@@ -77,6 +77,7 @@ class Keys:
         self._closed = False
         self._version = -1
         self._by_hash: dict[bytes, Key] = {}
+        self._acks: dict[str, tuple[int, float]] = {}  # replica -> seq and time.monotonic() of its newest acknowledgement since the start
         self._written: dict[tuple[str, str], float] = {}  # (kind, name) -> time.monotonic() of its last write
         self._wrong = RateLimit(WRONG_KEYS, WRONG_KEYS)
 
@@ -158,11 +159,23 @@ class Keys:
     def acknowledge(self, replica_id: str, key_name: str, position: Position) -> None:
         """Remember that a replica holds everything up to `position`."""
         with self._lock:
+            self._acks[replica_id] = position.seq, time.monotonic()
             if not self._closed and self._due("ack", replica_id):
                 self._note(
                     f"INSERT OR REPLACE INTO acks(replica_id, key_name, epoch, seq, at) VALUES(?,?,?,?,{_NOW})",
                     (replica_id, key_name, position.epoch, position.seq),
                 )
+
+    def acknowledged(self) -> list[tuple[str, int, float]]:
+        """(replica, seq, age in seconds) of every replica that ever asked, the newest first. Empty once this is closed."""
+        with self._lock:
+            if self._closed:
+                return []
+            stored = rows(self._db, "SELECT replica_id, seq, unixepoch('now')-unixepoch(at) FROM acks")
+            now = time.monotonic()
+            known = {name: (seq, float(age)) for name, seq, age in stored}  # written once a minute
+            known |= {name: (seq, now - at) for name, (seq, at) in self._acks.items()}
+        return sorted(((name, seq, age) for name, (seq, age) in known.items()), key=lambda ack: ack[2])
 
     def _note(self, sql: str, bindings: tuple[object, ...]) -> None:
         """Write what is good to know but not worth failing a request for, such as while somebody holds pi.db locked in a shell."""

@@ -20,6 +20,7 @@ from changelog.replay import checkpoint, connect_replica, position_of, replay
 from changelog.schema import identifier, read_tables
 from changelog.verify.digest import digest_tables
 from server.indexes import LOCAL_INDEXES
+from server.measures import Measures, bootstrap_cause, failure_cause
 from server.pi_client import PiClient
 from server.replica import Replica
 from server.state import SyncState
@@ -42,8 +43,11 @@ class Verdict:
 class Follower:
     """The writing side of the replica. Used by one thread of one process: see `server/sync.py`."""
 
-    def __init__(self, settings: Settings, replica: Replica, store: Store, state: SyncState, client: PiClient) -> None:
+    def __init__(
+        self, settings: Settings, replica: Replica, store: Store, state: SyncState, client: PiClient, *, measures: Measures
+    ) -> None:
         self.path = settings.replica_db
+        self._measures = measures
         self._replica, self._store, self._state, self._client = replica, store, state, client
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -58,16 +62,17 @@ class Follower:
         """
         doubt = self._doubt()
         if doubt:
-            self.bootstrap(doubt)
+            self.bootstrap(doubt, "damaged" if self.path.exists() else "missing")
             return
         try:
             self.pull(wait)
         except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
             self._refuse_stranger(exc)
-            self.bootstrap(exc.message)
+            self._measures.failed(failure_cause(exc))
+            self.bootstrap(exc.message, bootstrap_cause(exc, position_of(self._opened()).epoch))
         except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:  # damaged since `_doubt` looked, some milliseconds ago
             self.close()
-            self.bootstrap(f"{self.path} is damaged: {exc}")
+            self.bootstrap(f"{self.path} is damaged: {exc}", "damaged")
 
     def pull(self, wait: int = 0, upto: int | None = None) -> int:
         """Replay what is new, up to seq `upto` or all; returns how many changes that were.
@@ -77,7 +82,10 @@ class Follower:
         db, started = self._opened(), time.monotonic()
         before = position_of(db)
         with self._client.frame(before, wait=wait, upto=upto) as (header, pages):
+            answered = time.monotonic()
             after = replay(db, header, pages)
+        if after != before:
+            self._measures.applied(after.seq - before.seq, time.monotonic() - answered)
         if db.pragma("schema_version") != self._indexed_schema:
             self._index_for_pages(db)
         self._state.position(after.epoch, after.seq)
@@ -88,8 +96,11 @@ class Follower:
         logger.debug("Incremental sync: %d records updated", count)
         return count
 
-    def bootstrap(self, reason: str) -> None:
-        """Replace the replica by a snapshot of the Pi, in one step. Raises Stranger, and what the Pi or the network refuses with."""
+    def bootstrap(self, reason: str, cause: str = "asked") -> None:
+        """Replace the replica by a snapshot of the Pi, in one step; `cause` is the class of the reason.
+
+        Raises Stranger, and what the Pi or the network refuses with.
+        """
         started, incoming = time.monotonic(), self.path.with_name(f"{self.path.name}.incoming")
         if reason != self._started_for:  # said once, not at every attempt while the Pi is away
             self._started_for = reason
@@ -114,6 +125,7 @@ class Follower:
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
         rows = sum(counts.values())
+        self._measures.bootstrapped(cause)
         self._store.record_sync("bootstrap", "ok", rows=rows, bytes=size, seconds=time.monotonic() - started, reason=reason)
         logger.info("Full sync completed: %d records", rows)
 
@@ -131,6 +143,7 @@ class Follower:
         names = sorted(ours.keys() | theirs["tables"].keys())
         differing = tuple(name for name in names if ours.get(name) != theirs["tables"].get(name))
         result = f"differs in {', '.join(differing)}" if differing else "identical"
+        self._measures.verified(not differing)
         self._state.verified(f"{result} at seq {position.seq}, {_stamp()}")
         logger.log(logging.ERROR if differing else logging.INFO, "Compared with the Pi after sync: %s at seq %d", result, position.seq)
         return Verdict(position, sum(t["rows"] for t in ours.values()), differing)

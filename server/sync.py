@@ -15,6 +15,7 @@ from typing import Any
 from changelog.errors import Conflict, DroverError, Stranger, Unauthorized
 from changelog.node.settings import Settings
 from server.follower import Follower
+from server.measures import Measures, failure_cause
 from server.pi_client import PiClient
 from server.replica import Replica
 from server.state import SyncState
@@ -33,7 +34,8 @@ class SyncService:
     def __init__(self, settings: Settings, replica: Replica, store: Store, state: SyncState) -> None:
         self._settings, self._store, self._state = settings, store, state
         self._client = PiClient(settings, store.replica_id)
-        self.follower = Follower(settings, replica, store, state, self._client)
+        self.measures = Measures()
+        self.follower = Follower(settings, replica, store, state, self._client, measures=self.measures)
         self.lock = ReplicaLock(settings)
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -82,7 +84,7 @@ class SyncService:
             return False
         except Exception as exc:  # what nobody foresaw ends one turn, not the service
             logger.exception("Database sync met an unexpected error")
-            self._failed(DroverError(f"{type(exc).__name__}: {exc}"))
+            self._failed(DroverError(f"{type(exc).__name__}: {exc}"), failure_cause(exc))
             return False
         if self._said:
             logger.info("Database sync goes on with %s", self._client.host)
@@ -114,8 +116,9 @@ class SyncService:
         self._wake.wait(longest * random.uniform(0.8, 1.2))
         self._wake.clear()
 
-    def _failed(self, exc: DroverError) -> None:
+    def _failed(self, exc: DroverError, cause: str | None = None) -> None:
         """Say it once, not once an attempt; the page and the status show it as long as it lasts."""
+        self.measures.failed(cause or failure_cause(exc))
         if isinstance(exc, Stranger | Unauthorized):
             self._state.refused(exc.message)
         else:

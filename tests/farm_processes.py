@@ -209,6 +209,10 @@ class Farm:
         assert answer.ok, answer.text
         return answer.json()["data"]
 
+    def server_id(self) -> str:
+        """By which name the Pi knows the server."""
+        return shell(self.server.data / "server.db", "SELECT value FROM settings WHERE name='replica_id'")
+
     def login(self) -> requests.Session:
         """A browser that signed in through the form."""
         browser = requests.Session()
