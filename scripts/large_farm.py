@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import apsw
 import click
+import requests
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from cutting_proxy import Behaviour, CuttingProxy  # noqa: E402  # of tests
 from farm_processes import Farm, PageWatch, Role, Seed, shell  # noqa: E402  # of tests
 
 from changelog.connection import connect, one  # noqa: E402
 from changelog.install import is_installed, uninstall  # noqa: E402
+from changelog.verify.digest import digest_tables  # noqa: E402
 
-__all__ = ["Farm", "shell"]
+__all__ = ["Behaviour", "CuttingProxy", "Farm", "shell"]
 
 IN_A_BATCH = 100  # animals
 ROWS_AN_ANIMAL = 3.115  # in all tables
@@ -75,9 +79,9 @@ def random_changes(path: Path, count: int, seed: int, a_commit: int = 1_000) -> 
     return reached
 
 
-def _change(db: object, chance: random.Random, top: int) -> int:
-    kind, animal = chance.random(), chance.randint(1, top)
-    run = db.execute  # type: ignore[attr-defined]
+def _change(db: apsw.Connection, chance: random.Random, top: int) -> int:
+    """One change; returns the newest animal."""
+    run, kind, animal = db.execute, chance.random(), chance.randint(1, top)
     if kind < 0.3:
         name = f"N{top + 1}-{chance.getrandbits(40):010x}"
         run("INSERT INTO cattle(id, batch_id, cattle_id, weight, lf_tag, uhf_tag) VALUES(?, 1, ?, 1.5, ?, ?)", (top + 1, name, name, name))
@@ -124,12 +128,14 @@ def pages_in_words(watches: Sequence[PageWatch]) -> str:
     return f"{good} pages read, {wrong} wrong or empty, the slowest took {longest * 1000:.0f} ms"
 
 
-def _copy(browser: object) -> object:
-    import requests
-
+def _copy(browser: requests.Session) -> requests.Session:
     other = requests.Session()
-    other.cookies.update(browser.cookies)  # type: ignore[attr-defined]
+    other.cookies.update(browser.cookies)
     return other
+
+
+class InVain(Exception):
+    """What a proof waited for did not come."""
 
 
 class SteadyWriter:
@@ -175,27 +181,25 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:.1f} MB"
 
 
-def counter(farm: Farm, name: str) -> float:
-    """The sum over all labels of a counter of the server."""
-    import requests
-
+def figure(farm: Farm, name: str) -> float:
+    """The sum over all labels of a figure that the server tells."""
     text = requests.get(f"{farm.server.url}/metrics", timeout=30).text
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name) and not line.startswith("#"))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, every: float = 0.05) -> None:
-    """Look until it is true; ends the proof with exit code 1 when that takes longer than `seconds`."""
+    """Look until it is true. Raises InVain when that takes longer than `seconds`."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
-            fail(f"waited {seconds:.0f} s in vain for {what}")
+            raise InVain(f"waited {seconds:.0f} s in vain for {what}")
         time.sleep(every)
 
 
-def fail(why: str) -> None:
-    """Say it, and end with exit code 1."""
-    click.echo(f"FAILED: {why}")
-    sys.exit(1)
+def contents(path: Path) -> dict[str, object]:
+    """The digest of every table."""
+    with closing(connect(path, readonly=True)) as db, db:
+        return dict(digest_tables(db))
 
 
 def judge(problems: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from scripts.large_farm import (
     Farm,
     SteadyWriter,
     add_animals,
-    counter,
+    figure,
     judge,
     megabytes,
     new_farm,
@@ -79,7 +79,7 @@ def under_load(farm: Farm, animals: int, rate: float, longest_wait: float, seed:
         with SteadyWriter(farm.pi.database, rate, seed) as writer:
             began = time.monotonic()
             farm.pi.start()
-            wait_for(lambda: counter(farm, "drover_bootstraps_total") == 1, DEADLINE, "the bootstrap")
+            wait_for(lambda: figure(farm, "drover_bootstraps_total") == 1, DEADLINE, "the bootstrap")
             ended = time.monotonic()
             time.sleep(max(LEAST_BASELINE, ended - began))
             baseline_ended = time.monotonic()

@@ -83,7 +83,7 @@ class Follower:
         before = position_of(db)
         with self._client.frame(before, wait=wait, upto=upto) as (header, pages):
             answered = time.monotonic()
-            after = replay(db, header, pages)
+            after = replay(db, header, self._measures.counting(pages))
         if after != before:
             self._measures.applied(after.seq - before.seq, time.monotonic() - answered)
         if db.pragma("schema_version") != self._indexed_schema:

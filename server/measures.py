@@ -14,6 +14,7 @@ from flask import Response
 from changelog import errors
 from changelog.errors import DroverError, HistoryTrimmed, PositionMismatch
 from changelog.node.metrics import APPLY_BUCKETS, UNREADABLE, LogFacts, LogFile, Metric, Metrics, disk_free, gauge, gauges
+from changelog.wire import Page
 from server.state import Facts, State
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Measures:
     def __init__(self) -> None:
         self.metrics = metrics = Metrics()
         self._changes = metrics.counter("drover_changes_applied", "Changes of the Pi that were replayed into the replica.")
+        words = "Changes that arrived from the Pi, those included that were thrown away or came twice."
+        self._received = metrics.counter("drover_changes_received", words)
         self._seconds = metrics.histogram(
             "drover_apply_duration_seconds", "Seconds from the Pi's reply to the commit of the changes in it.", APPLY_BUCKETS
         )
@@ -69,6 +72,12 @@ class Measures:
         """So many changes (more than none) were replayed and committed, in `seconds`."""
         self._changes.inc(changes)
         self._seconds.observe(seconds)
+
+    def counting(self, pages: Iterator[Page]) -> Iterator[Page]:
+        """The pages of a frame, counted as they arrive."""
+        for page in pages:
+            self._received.inc(len(page.rows))
+            yield page
 
     def bootstrapped(self, reason: str) -> None:
         """A copy was installed; `reason` is a BootstrapCause, and what is none counts as `other`."""

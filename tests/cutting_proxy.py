@@ -155,7 +155,7 @@ class CuttingProxy:
                     return
             if not link.ended:
                 sink.shutdown(socket.SHUT_WR)
-        except OSError:  # one side is gone: the other learns it
+        except (OSError, ValueError):  # one side is gone, or was closed here meanwhile: the other learns it
             link.end()
 
 
