@@ -115,9 +115,8 @@ class Account:
     def judge(self, interruptions: int) -> list[str]:
         """Each page once, and about one more for each interruption; a decompressor may hold back another."""
         page_bytes, page_changes = CHUNK_BYTES * self.least / self.raw, CHUNK_BYTES * self.changes / self.raw
-        click.echo(
-            f"  a page  {page_changes:.0f} changes, {page_bytes:.0f} bytes; each of {interruptions} interruptions cost {self._cost(interruptions)}"
-        )
+        click.echo(f"  a page  {page_changes:.0f} changes, {page_bytes:.0f} bytes")
+        click.echo(f"  each of {interruptions} interruptions cost {self._cost(interruptions)}")
         bytes_allowed = self.least + HANDSHAKE + interruptions * (2 * page_bytes + HANDSHAKE)
         if self.down > bytes_allowed:
             self.problems.append(f"{self.down} bytes came, and {bytes_allowed:.0f} are each page once and a little for each interruption")
@@ -155,9 +154,8 @@ def main(changes: int, cut_after: int, kill: bool, folder: str | None, seed: int
                 try:
                     interruptions = part(farm, proxy, account, cut_after)
                 except InVain as exc:
-                    account.problems.append(
-                        f"{title}: {exc}; {megabytes(proxy.bytes('down'))} had come over {proxy.connections} connections"
-                    )
+                    came = f"{megabytes(account.down)} of {megabytes(account.least)} had come over {account.connections} connections"
+                    account.problems.append(f"{title}: {exc}; {came}")
                     problems += account.problems
                     break
                 account.show(title)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PATIENT = "2000"  # ms: beside other tests on a small machine, what is measured there is the machine
 
@@ -24,3 +26,13 @@ def prove(script: str, *words: str) -> str:
 def test_a_bootstrap_disturbs_neither_the_writer_nor_the_readers(tmp_path: Path) -> None:
     printed = prove("prove_bootstrap.py", "5000", "--longest-wait", PATIENT, "--folder", str(tmp_path))
     assert printed.count("0 wrong or empty") == 2
+
+
+def test_a_catch_up_over_a_whole_line_is_one_commit_and_crosses_it_once(tmp_path: Path) -> None:
+    printed = prove("prove_catchup.py", "2000", "--cut-after", "1000000000", "--no-kill", "--folder", str(tmp_path))
+    assert "changes 2000 arrived: 1.000 times" in printed
+
+
+@pytest.mark.xfail(reason="a catch-up is one answer, which begins anew at every cut")
+def test_a_catch_up_over_a_line_that_breaks_loses_a_page_at_each_cut(tmp_path: Path) -> None:
+    prove("prove_catchup.py", "25000", "--folder", str(tmp_path))
