@@ -48,6 +48,7 @@ SEED = 1
 CUT_AFTER = 300_000  # bytes of answers after which a connection is reset
 ANIMALS_SHARE = 10  # one animal for so many changes, before them
 HANDSHAKE = 8_000  # bytes that a new connection costs beside the log: TLS, certificate, HTTP head
+FRAMED = 1.01  # what TLS records and HTTP chunks add
 LOOK = 0.002  # s between two looks of the reader
 QUIET = 0.5  # s without a byte after which a silent line is taken for silent
 TARGETS = {"pi": 100e6, "server": 120e6}  # bytes of memory
@@ -117,7 +118,7 @@ class Account:
         page_bytes, page_changes = CHUNK_BYTES * self.least / self.raw, CHUNK_BYTES * self.changes / self.raw
         click.echo(f"  a page  {page_changes:.0f} changes, {page_bytes:.0f} bytes")
         click.echo(f"  each of {interruptions} interruptions cost {self._cost(interruptions)}")
-        bytes_allowed = self.least + HANDSHAKE + interruptions * (2 * page_bytes + HANDSHAKE)
+        bytes_allowed = self.least * FRAMED + HANDSHAKE + interruptions * (2 * page_bytes + HANDSHAKE)
         if self.down > bytes_allowed:
             self.problems.append(f"{self.down} bytes came, and {bytes_allowed:.0f} are each page once and a little for each interruption")
         changes_allowed = self.changes + interruptions * page_changes
