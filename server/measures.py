@@ -73,10 +73,14 @@ class Measures:
         self._changes.inc(changes)
         self._seconds.observe(seconds)
 
+    def received(self, changes: int) -> None:
+        """So many changes arrived, whatever becomes of them."""
+        self._received.inc(changes)
+
     def counting(self, pages: Iterator[Page]) -> Iterator[Page]:
         """The pages of a frame, counted as they arrive."""
         for page in pages:
-            self._received.inc(len(page.rows))
+            self.received(len(page.rows))
             yield page
 
     def bootstrapped(self, reason: str) -> None:
