@@ -13,3 +13,5 @@ What a module is for, by subject:
     cli/            `python -m changelog`
     node/           what both roles are as a process; nothing else in here imports it
 """
+
+VERSION = "1.0"

@@ -6,6 +6,7 @@ SD card. Other processes may forget replicas in the file: that counts as soon as
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import logging
 import os
@@ -33,6 +34,8 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS acks(  -- how far each replica is: reten
 )"""
 _COLUMNS = "replica_id, key_name, epoch, seq, at, nonce"
 
+AT = "%Y-%m-%dT%H:%M:%S"  # how a time is written
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,6 +49,11 @@ class Ack:
     seq: int
     at: str
     nonce: int | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since then, by a clock that may have jumped."""
+        return max(0.0, time.time() - calendar.timegm(time.strptime(self.at, AT)))
 
 
 @dataclass(slots=True)
@@ -182,4 +190,4 @@ def _read(db: apsw.Connection) -> list[Ack]:
 
 
 def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    return time.strftime(AT, time.gmtime())

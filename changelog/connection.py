@@ -65,11 +65,13 @@ def connect(
     scratch: bool = False,
     checkpoints: bool = False,
     foreign_keys: bool = False,
+    patience: int = BUSY_TIMEOUT,
 ) -> apsw.Connection:
     """Open `path` by our rules and return the apsw connection.
 
     `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `scratch` is for a file that nobody else knows and that a
-    crash may ruin: no journal, no syncs; `checkpoints` makes this connection the file's checkpointer; `foreign_keys` enforces them.
+    crash may ruin: no journal, no syncs; `checkpoints` makes this connection the file's checkpointer; `foreign_keys` enforces them;
+    `patience` is how many ms a statement waits for somebody's lock, the first one here included.
     Raises DamagedFile when the file is missing or is not a database.
     """
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
@@ -81,7 +83,7 @@ def connect(
         reason = "is missing" if not Path(path).exists() else "cannot be opened"
         raise DamagedFile(f"{path} {reason}", path=str(path)) from exc
     try:
-        db.set_busy_timeout(BUSY_TIMEOUT)
+        db.set_busy_timeout(patience)
         db.transaction_mode = "IMMEDIATE" if not readonly else "DEFERRED"
         db.wal_autocheckpoint(WAL_AUTOCHECKPOINT if checkpoints else 0)
         if scratch:

@@ -25,6 +25,7 @@ from pi import farm, replicas, users
 from pi.adopt import adopt
 from pi.app import create_app
 from pi.keys import ROLES, Keys
+from pi.measures import Measures
 from pi.retention import Retention
 from pi.serial_reader import SerialReader
 from pi.writer import Writer
@@ -90,14 +91,22 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     """The application of the Pi and the services that run beside it."""
     farm.open_farm(settings.farm_db)
     keys = Keys(settings.pi_db, checkpoints=True)
-    acks = Acks(settings.pi_db)
+    acks, measures = Acks(settings.pi_db), Measures()
     retention = Retention(settings.farm_db, acks, settings.changelog_keep_days, settings.changelog_max_bytes)
-    writer = Writer(settings.farm_db, settings.lora_processing_interval, retention)
+    writer = Writer(settings.farm_db, settings.lora_processing_interval, retention, measures.committed)
     primary = Primary(settings.farm_db, writer.reconcile, writer.opened)
     services: list[Service] = [OpenFiles(primary, keys, acks), writer]
-    if settings.lora_serial_port:
-        services.append(SerialReader(settings.lora_serial_port, settings.lora_baud, writer))
-    return create_app(settings, writer, primary, keys, acks), services
+    radio = SerialReader(settings.lora_serial_port, settings.lora_baud, writer) if settings.lora_serial_port else None
+    if radio:
+        services.append(radio)
+    measures.ask(
+        settings.farm_db,
+        queued=lambda: writer.queued,
+        dropped=lambda: radio.statistics.overflow if radio else 0,
+        acks=acks,
+        retention=retention,
+    )
+    return create_app(settings, writer, primary, keys, acks, measures=measures), services
 
 
 @main.group()

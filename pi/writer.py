@@ -37,6 +37,7 @@ BUSY = 1_000  # ms that one attempt waits for somebody else's lock
 RETRY = 0.25  # s between attempts while the file cannot be written
 LOOK = 1.0  # s between looks, when idle, at whether the file was replaced or its schema changed
 DRAIN = 2.5  # s that stop() goes on trying to write what is queued
+HANGS = 15.0  # s after which a transaction that has not ended counts as an outage
 WAL_KEPT = 16 * 2**20  # bytes that the -wal file keeps after a checkpoint
 
 # The whole transaction is tried again after these, whoever's statement met them.
@@ -44,6 +45,19 @@ _STORAGE = (
     apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError,
     apsw.ReadOnlyError, apsw.CantOpenError, apsw.CorruptError, apsw.NotADBError,
 )  # fmt: skip
+
+_OUTAGES: tuple[tuple[type[Exception], str], ...] = (  # in words for anybody; the first that fits
+    (apsw.FullError, "the disk is full"),
+    (apsw.BusyError, "another program holds the database locked"),
+    (apsw.LockedError, "another program holds the database locked"),
+    (apsw.ReadOnlyError, "the database is read-only"),
+    (apsw.CorruptError, "the database is damaged"),
+    (apsw.NotADBError, "the database is damaged"),
+    (DamagedFile, "the database is missing or damaged"),
+    (Unavailable, "the database was replaced and is being opened"),
+    (apsw.CantOpenError, "the database is missing or cannot be opened"),
+    (apsw.IOError, "the disk cannot be read or written"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +120,20 @@ class _Task:
 class Writer:
     """The service that writes to the database at `path`, which `farm.open_farm` has opened before."""
 
-    def __init__(self, path: str | os.PathLike[str], processing_interval: float = 5.0, retention: Retention | None = None) -> None:
-        """`processing_interval` (s): how often the worker looks for payloads that stand in `received`. `retention` trims the log."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        processing_interval: float = 5.0,
+        retention: Retention | None = None,
+        committed: Callable[[float], object] = lambda seconds: None,
+    ) -> None:
+        """`processing_interval` (s): how often the worker looks for payloads that stand in `received`. `retention` trims the log.
+
+        `committed` is told how many seconds each transaction took, from its begin until it was on the disk.
+        """
         self.path = path
         self.retention = retention
+        self._committed = committed
         self.has_farm = False  # whether the open file has the farm's tables
         self._interval = processing_interval
         self._tasks: deque[_Task] = deque()
@@ -125,7 +149,8 @@ class Writer:
         self._quiet_since: int | None = None  # the log's head when the schema was last seen as we know it
         self._reconciled = 0  # how often
         self._work_at = 0.0  # time.monotonic() of the worker's next look
-        self._outage: str | None = None  # why nothing can be written
+        self._outage: Exception | None = None  # why nothing can be written
+        self._began_at: float | None = None  # time.monotonic() of the begin of the transaction at work
 
     def opened(self) -> tuple[int, int] | None:
         """The identity of the file that is open, None while none is."""
@@ -151,6 +176,23 @@ class Writer:
     def write(self, job: Job[T], actor: str) -> Written[T]:
         """Run a job and wait for its commit. Raises what the job raised, or Unavailable when the file cannot be written in time."""
         return self._wait(self.submit(job, actor))
+
+    @property
+    def queued(self) -> int:
+        """How many jobs wait."""
+        return len(self._tasks)
+
+    @property
+    def outage(self) -> str | None:
+        """Why nothing can be written just now, in words for anybody (no path, no values), or None."""
+        began, outage = self._began_at, self._outage
+        if not self._thread.is_alive():
+            return "the writer is not running"
+        if outage is not None:
+            return next((words for kind, words in _OUTAGES if isinstance(outage, kind)), "the database cannot be written")
+        if began is not None and time.monotonic() - began > HANGS:
+            return f"the disk has not confirmed a write for {HANGS:g} s"
+        return None
 
     def reconcile(self) -> bool:
         """Between two commits, bring the capture in line with a changed schema. True when that began a new epoch."""
@@ -243,6 +285,15 @@ class Writer:
 
     def _commit(self, group: list[_Task]) -> Position:
         """One transaction with a savepoint for each job; returns the position of its end."""
+        self._began_at = began = time.monotonic()
+        try:
+            position = self._transaction(group)
+        finally:
+            self._began_at = None
+        self._committed(time.monotonic() - began)
+        return position
+
+    def _transaction(self, group: list[_Task]) -> Position:
         db = self._begin()
         try:
             for actor, tasks in groupby(group, attrgetter("actor")):
@@ -341,8 +392,8 @@ class Writer:
             self._db = self._arriving = None
 
     def _report_outage(self, error: Exception) -> None:
-        if str(error) != self._outage:
-            self._outage = str(error)
+        if str(error) != str(self._outage):
+            self._outage = error
             logger.warning("the database cannot be written, trying again path=%s cause=%s", self.path, error)
 
     def _report_recovery(self) -> None:

@@ -10,6 +10,7 @@ from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from server import show
 from server.login import install_login
+from server.measures import Measures, OfficeMetrics
 from server.office import Office, office
 from server.pages import pages
 from server.replica import Replica
@@ -32,7 +33,9 @@ def create_app(settings: Settings, replica: Replica, store: Store, state: SyncSt
     """The application over these parts; `sync` is None where the server shows pages only."""
     app = Flask(__name__)
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_FORM, SEND_FILE_MAX_AGE_DEFAULT=ASSET_AGE)
-    app.extensions["office"] = Office(settings, replica, store, state, sync)
+    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures())
+    app.extensions["office"] = parts
+    app.extensions["metrics"] = OfficeMetrics(parts)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider: answers keep the order in which they are written
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     install_login(app, settings.secret_key, settings.data_dir)

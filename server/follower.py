@@ -21,6 +21,7 @@ from changelog.schema import identifier, read_tables
 from changelog.verify.digest import digest_tables
 from changelog.wire import Header, Page
 from server.catch_up import CatchUp
+from server.measures import Measures, failure_cause
 from server.pi_client import PiClient
 from server.replica import Replica
 from server.replica_file import Broken, ReplicaFile
@@ -48,9 +49,11 @@ class Verdict:
 class Follower:
     """The writing side of the replica. Used by one thread of one process: see `server/sync.py`."""
 
-    def __init__(self, replica: Replica, store: Store, state: SyncState, client: PiClient, stopping: threading.Event) -> None:
-        """`stopping`: when set, a step that takes long ends as soon as it can."""
-        self._store, self._state, self._client, self._stopping = store, state, client, stopping
+    def __init__(
+        self, replica: Replica, store: Store, state: SyncState, client: PiClient, stopping: threading.Event, *, measures: Measures
+    ) -> None:
+        """`stopping`: when set, a step that takes long ends as soon as it can. `measures` is told what was done."""
+        self._store, self._state, self._client, self._stopping, self._measures = store, state, client, stopping, measures
         self.file = ReplicaFile(replica, self._opened)
         self.road = Road()
         self._catch_up = CatchUp(client, replica.path, self._fetched, stopping.is_set)
@@ -78,6 +81,8 @@ class Follower:
         frame = self._catch_up.frame(before, wait=wait, upto=upto)
         started = time.monotonic()
         after = self._replayed(db, frame)
+        if after != before:
+            self._measures.applied(after.seq - before.seq, time.monotonic() - started)
         self.file.index_for_pages()
         self._state.position(after.epoch, after.seq)
         self._state.following(frame[0].upto)
@@ -117,6 +122,7 @@ class Follower:
             self._state.alarmed(f"The Pi has lost {rescued.changes} changes that were here. They are kept: see `python -m server rescued`")
         rows, seconds = sum(counts.values()), time.monotonic() - started
         self.road.taken(doubt, seconds)
+        self._measures.bootstrapped(doubt.cause)
         self._store.record_sync("bootstrap", "ok", rows=rows, bytes=size, seconds=seconds, reason=doubt.reason)
         logger.info("Full sync completed: %d records", rows)
 
@@ -134,6 +140,7 @@ class Follower:
         names = sorted(ours.keys() | theirs["tables"].keys())
         differing = tuple(name for name in names if ours.get(name) != theirs["tables"].get(name))
         result = f"differs in {', '.join(differing)}" if differing else "identical"
+        self._measures.verified(not differing)
         self._state.verified(f"{result} at seq {position.seq}, {_stamp()}")
         logger.log(logging.ERROR if differing else logging.INFO, "Compared with the Pi after sync: %s at seq %d", result, position.seq)
         return Verdict(position, sum(t["rows"] for t in ours.values()), differing)
@@ -185,6 +192,7 @@ class Follower:
             self.pull(wait)
         except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
             self._refuse_stranger(exc)
+            self._measures.failed(failure_cause(exc))
             return Doubt.of(exc, epoch)
         except BrokenFrame as exc:
             if self._malformed < MALFORMED:

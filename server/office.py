@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flask import current_app
 
 from changelog.node.settings import Settings
+from server.measures import Measures
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
@@ -25,6 +26,7 @@ class Office:
     store: Store
     state: SyncState
     sync: SyncService | None
+    measures: Measures
 
 
 def office() -> Office:

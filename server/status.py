@@ -1,15 +1,16 @@
-"""How the replica is doing, for programs: sync-status, resync, livez, readyz."""
+"""How the replica is doing, for programs: sync-status, resync, metrics, livez, readyz."""
 
 from __future__ import annotations
 
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, current_app, request
 
 from changelog.errors import Conflict, Forbidden, Unauthorized, Unavailable
 from changelog.node.access import from_loopback
 from server.login import check_csrf, session_user
+from server.measures import OfficeMetrics
 from server.office import office
 from server.sync import SyncService
 
@@ -22,8 +23,7 @@ status = Blueprint("status", __name__)
 @status.get("/office/api/sync-status")
 def sync_status() -> Any:
     """The sync service in numbers, for a session, a token or loopback."""
-    if not _by_key() and not _session_role():
-        raise Unauthorized("Sign in, or send `Authorization: Bearer TOKEN` with a token of `python -m server token add NAME`.")
+    _require_reader()
     return {"success": True, "data": status_data()}
 
 
@@ -42,6 +42,14 @@ def resync() -> Any:
     return {"success": True, "message": "A bootstrap was asked for: see /office/api/sync-status."}, 202
 
 
+@status.get("/metrics")
+def metrics() -> Response:
+    """The figures for Prometheus, for whom sync-status answers too."""
+    _require_reader()
+    shown: OfficeMetrics = current_app.extensions["metrics"]
+    return shown.response()
+
+
 @status.get("/livez")
 def livez() -> Any:
     """200 as long as the process answers."""
@@ -50,10 +58,15 @@ def livez() -> Any:
 
 @status.get("/readyz")
 def readyz() -> Any:
-    """200 when pages can be read and are not older than READY_MAX_LAG seconds. Raises Unavailable."""
+    """200 when pages can be read and are not older than READY_MAX_LAG seconds. Raises Unavailable.
+
+    A Pi that is refused is a no at once: its rows will not come until somebody decides, and another replica may follow the right one.
+    """
     parts = office()
     with parts.replica.read():
         facts = parts.state.facts()
+    if facts.state == "refused":
+        raise Unavailable("The Pi that answers is refused and the rows stand still: sync-status and the log say why.")
     if facts.state == "pages-only" or (facts.lag_seconds is not None and facts.lag_seconds <= parts.settings.ready_max_lag):
         return {"success": True, "state": facts.state}
     raise Unavailable(f"The replica is {facts.state} and behind the Pi: {facts.last_error or 'it is catching up'}.")
@@ -94,6 +107,12 @@ def _totals() -> dict[str, Any]:
     totals = office().store.totals()
     order = ("last_sync_time", "total_syncs", "successful_syncs", "failed_syncs", "total_records_synced")
     return {name: getattr(totals, name) for name in order}
+
+
+def _require_reader() -> None:
+    """Raises Unauthorized unless the caller has a token or a session, or is a program on this machine."""
+    if not _by_key() and not _session_role():
+        raise Unauthorized("Sign in, or send `Authorization: Bearer TOKEN` with a token of `python -m server token add NAME`.")
 
 
 def _by_key() -> bool:

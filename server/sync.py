@@ -15,6 +15,7 @@ from typing import Any
 from changelog.errors import Conflict, DroverError, Stranger, Unauthorized
 from changelog.node.settings import Settings
 from server.follower import Follower
+from server.measures import Measures, failure_cause
 from server.pi_client import PiClient
 from server.replica import Replica
 from server.road import Doubt
@@ -35,7 +36,8 @@ class SyncService:
         self._settings, self._store, self._state = settings, store, state
         self._stopping = threading.Event()
         self._client = PiClient(settings, store.replica_id)
-        self.follower = Follower(replica, store, state, self._client, self._stopping)
+        self.measures = Measures()
+        self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures)
         self.lock = ReplicaLock(settings)
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._wake = threading.Event()
@@ -87,7 +89,7 @@ class SyncService:
             return False
         except Exception as exc:  # what nobody foresaw ends one turn, not the service
             logger.exception("Database sync met an unexpected error")
-            self._failed(DroverError(f"{type(exc).__name__}: {exc}"))
+            self._failed(DroverError(f"{type(exc).__name__}: {exc}"), failure_cause(exc))
             return False
         if self._said:
             logger.info("Database sync goes on with %s", self._client.host)
@@ -119,8 +121,9 @@ class SyncService:
         self._wake.wait(longest * random.uniform(0.8, 1.2))
         self._wake.clear()
 
-    def _failed(self, exc: DroverError) -> None:
+    def _failed(self, exc: DroverError, cause: str | None = None) -> None:
         """Say it once, not once an attempt; the page and the status show it as long as it lasts."""
+        self.measures.failed(cause or failure_cause(exc))
         if isinstance(exc, Stranger) and self._client.instances.rivals:
             self._state.alarmed(exc.message)  # ours is there as well, in turns with the other
         elif isinstance(exc, Stranger | Unauthorized):

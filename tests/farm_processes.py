@@ -125,6 +125,11 @@ class Role:
         self._process = None
         return code
 
+    def pids(self) -> list[int]:
+        """Its processes: the master and the worker."""
+        assert self._process is not None
+        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _group_of(path) == self._process.pid]
+
     def command(self, *arguments: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
         """`python -m NAME ...` with the same settings, while it serves or not."""
         self._write_env()
@@ -206,6 +211,16 @@ class Farm:
     def status(self) -> dict[str, Any]:
         """The `data` of sync-status."""
         answer = requests.get(f"{self.server.url}/office/api/sync-status", timeout=10)
+        assert answer.ok, answer.text
+        return answer.json()["data"]
+
+    def server_id(self) -> str:
+        """By which name the Pi knows the server."""
+        return shell(self.server.data / "server.db", "SELECT value FROM settings WHERE name='replica_id'")
+
+    def prove_identical(self) -> dict[str, Any]:
+        """What the server's resync found by digests: before it, and after the new copy that it fetched."""
+        answer = requests.post(f"{self.server.url}/office/api/resync", params={"wait": "1"}, timeout=900)
         assert answer.ok, answer.text
         return answer.json()["data"]
 
@@ -291,6 +306,7 @@ class PageWatch:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.good = 0  # answers
+        self.longest = 0.0  # s that one of them took
         self.refused = 0  # times that nobody listened
         self.wrong: list[tuple[int, str]] = []
 
@@ -304,11 +320,13 @@ class PageWatch:
 
     def _run(self) -> None:
         while not self._stopped.wait(POLL):
+            began = time.monotonic()
             try:
                 answer = self._browser.get(self._url, allow_redirects=False, timeout=15)
             except requests.ConnectionError:
                 self.refused += 1
                 continue
+            self.longest = max(self.longest, time.monotonic() - began)
             if answer.status_code == 200 and self._text in answer.text:
                 self.good += 1
             else:
@@ -332,6 +350,13 @@ def content(path: Path) -> dict[str, set[str]]:
 def audit(path: Path, since: int = 0, columns: str = "seq, actor, tbl, op, key, col, old, new") -> str:
     """What the audit view of this file tells about the changes after seq `since`."""
     return shell(path, f"SELECT {columns} FROM changelog_audit WHERE seq>{since} ORDER BY seq, col")
+
+
+def _group_of(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[2])
+    except OSError:  # it has ended
+        return None
 
 
 def _environment() -> dict[str, str]:

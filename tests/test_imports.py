@@ -18,6 +18,7 @@ HOMES = {  # a package, and the only places that import it
     "boto3": ["changelog/ltx/"],
     "dotenv": ["changelog/node/settings.py"],
     "gunicorn": ["changelog/node/"],
+    "prometheus_client": ["changelog/node/metrics.py"],
     "requests": ["server/"],
     "serial": ["pi/serial_reader.py"],
     "urllib3": ["server/pi_client.py"],
@@ -25,7 +26,9 @@ HOMES = {  # a package, and the only places that import it
     "zstandard": ["changelog/compression.py"],
 }
 MANY_HOMES = {"apsw", "click", "flask", "markupsafe", "werkzeug", "flask_socketio", "socketio", "lz4", "fastcrc"}
-ONLY_IN_NODE = {"flask", "gunicorn", "dotenv", "werkzeug", "markupsafe", "jinja2", "requests", "urllib3"}  # as far as changelog goes
+ONLY_IN_NODE = {  # as far as changelog goes
+    "flask", "gunicorn", "dotenv", "werkzeug", "markupsafe", "jinja2", "requests", "urllib3", "prometheus_client",
+}  # fmt: skip
 
 
 def modules() -> list[Path]:

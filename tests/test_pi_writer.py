@@ -90,7 +90,7 @@ def test_a_locked_database_loses_nothing_and_201_waits_for_the_commit(tmp_path):
             threads = [threading.Thread(target=lambda i=i: answers.append(send(writer, f"hxb:B:L{i}:U{i}"))) for i in range(8)]
             for thread in threads:
                 thread.start()
-            wait_until(lambda: writer._outage)  # it has tried, in vain
+            wait_until(lambda: writer.outage)  # it has tried, in vain
             assert answers == []
         for thread in threads:
             thread.join()
@@ -117,7 +117,7 @@ def test_a_disk_that_takes_no_more_loses_nothing_that_waits(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(f"{path}-wal"), hard))  # no file of ours can grow: EFBIG
         try:
             future = writer.submit(add_pen("B"), "test")
-            wait_until(lambda: writer._outage)
+            wait_until(lambda: writer.outage)
             assert not future.done()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -131,7 +131,7 @@ def test_a_full_database_refuses_what_waits_when_the_pi_stops(tmp_path, monkeypa
     with running_writer(path) as writer:
         writer.write(lambda db: db.pragma("max_page_count", 1), "test")
         future = writer.submit(lambda db: db.execute("INSERT INTO pens(pen_number, capacity) VALUES(zeroblob(1000000), 1)"), "test")
-        wait_until(lambda: writer._outage)
+        wait_until(lambda: writer.outage)
     with pytest.raises(Unavailable, match="full"):
         future.result(1)
     assert rows(path, "SELECT count(*) FROM pens") == [0]
@@ -286,7 +286,7 @@ def test_a_missing_file_is_waited_for_and_never_made_anew(tmp_path):
         send(writer, "hxb:B1:L1:U1")
         os.rename(path, path + ".away")
         future = writer.submit(add_pen("A"), "test")
-        wait_until(lambda: "missing" in (writer._outage or ""))
+        wait_until(lambda: "missing" in (writer.outage or ""))
         assert not os.path.exists(path)
         os.rename(path + ".away", path)
         future.result(10)

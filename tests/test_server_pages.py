@@ -17,6 +17,7 @@ from changelog.connection import connect
 from changelog.node.settings import Settings
 from server import login
 from server.app import create_app
+from server.measures import Measures
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
@@ -30,6 +31,7 @@ class ToldToResync:
     """Stands for the sync service, which needs a Pi: keeps what it was asked."""
 
     running: bool = True
+    measures: Measures = field(default_factory=Measures)
     reasons: list[str] = field(default_factory=list)
 
     def request_resync(self, reason: str) -> None:

@@ -101,7 +101,7 @@ class Settings:
     data_dir: FilePath = Path("data")  # folder of the databases, the certificate and the logs
     log_level: Level = "INFO"  # DEBUG, INFO, WARNING or ERROR
     log_file: OptionalPath = None  # default <DATA_DIR>/log/<role>.log
-    trust_loopback: Flag = True  # callers on this machine need no key for lora/receive and sync-status
+    trust_loopback: Flag = True  # callers on this machine need no key for lora/receive, metrics and sync-status
     changelog_keep_days: Days = 30  # days of log that the Pi keeps at least
     changelog_max_bytes: Bytes = 2**30  # bytes of log at which the Pi trims all the same
 

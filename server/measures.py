@@ -1,0 +1,167 @@
+"""What the server tells Prometheus: what the sync service did, counted as it happens, and where the replica stands at a scrape."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, get_args
+
+import apsw
+from flask import Response
+
+from changelog import errors
+from changelog.node.metrics import APPLY_BUCKETS, UNREADABLE, LogFacts, LogFile, Metric, Metrics, disk_free, gauge, gauges
+from changelog.wire import Page
+from server.road import Cause
+from server.state import Facts, State
+
+if TYPE_CHECKING:
+    from server.office import Office
+
+FailureCause = Literal[
+    "unreachable", "refused", "stranger", "divergence", "broken_frame", "damaged", "protocol", "busy", "position", "disk", "other"
+]
+
+_FAILURES: tuple[tuple[type[Exception], FailureCause], ...] = (  # the first that fits
+    (errors.Unreachable, "unreachable"),
+    (errors.Unauthorized, "refused"),
+    (errors.Forbidden, "refused"),
+    (errors.Stranger, "stranger"),
+    (errors.Divergence, "divergence"),
+    (errors.BrokenFrame, "broken_frame"),
+    (errors.DamagedFile, "damaged"),
+    (errors.ProtocolMismatch, "protocol"),
+    (errors.TooMany, "busy"),
+    (errors.Unavailable, "busy"),
+    (errors.PositionMismatch, "position"),
+    (errors.HistoryTrimmed, "position"),
+    (apsw.FullError, "disk"),
+    (apsw.IOError, "disk"),
+    (apsw.ReadOnlyError, "disk"),
+    (OSError, "disk"),
+    (apsw.CorruptError, "damaged"),
+    (apsw.NotADBError, "damaged"),
+    (apsw.BusyError, "busy"),
+)
+
+
+class Measures:
+    """What the sync service counts. It can be fed where nobody asks for it, as in a command."""
+
+    def __init__(self) -> None:
+        self.metrics = metrics = Metrics()
+        self._changes = metrics.counter("drover_changes_applied", "Changes of the Pi that were replayed into the replica.")
+        words = "Changes that arrived from the Pi, those included that were thrown away or came twice."
+        self._received = metrics.counter("drover_changes_received", words)
+        self._seconds = metrics.histogram(
+            "drover_apply_duration_seconds", "Seconds from the Pi's reply to the commit of the changes in it.", APPLY_BUCKETS
+        )
+        self._failures = metrics.counter("drover_apply_errors", "Turns of the sync service that failed, by cause.", ["reason"])
+        words = "Whole copies of the Pi's database that were fetched and installed, by cause."
+        self._bootstraps = metrics.counter("drover_bootstraps", words, ["reason"])
+        self._verified: tuple[float, bool] | None = None  # when (UNIX time) and whether both sides were the same
+        for cause in get_args(FailureCause):
+            self._failures.labels(cause)  # so that a rate over the first one is seen
+        for cause in get_args(Cause):
+            self._bootstraps.labels(cause)
+
+    def applied(self, changes: int, seconds: float) -> None:
+        """So many changes (more than none) were replayed and committed, in `seconds`."""
+        self._changes.inc(changes)
+        self._seconds.observe(seconds)
+
+    def received(self, changes: int) -> None:
+        """So many changes arrived, whatever becomes of them."""
+        self._received.inc(changes)
+
+    def counting(self, pages: Iterator[Page]) -> Iterator[Page]:
+        """The pages of a frame, counted as they arrive."""
+        for page in pages:
+            self.received(len(page.rows))
+            yield page
+
+    def bootstrapped(self, cause: Cause) -> None:
+        """A copy was installed."""
+        self._bootstraps.labels(cause).inc()
+
+    def failed(self, reason: str) -> None:
+        """A turn failed; `reason` is a FailureCause, and what is none counts as `other`."""
+        self._failures.labels(reason if reason in get_args(FailureCause) else "other").inc()
+
+    def verified(self, identical: bool, at: float | None = None) -> None:
+        """Both sides were compared, now or `at` that UNIX time."""
+        self._verified = time.time() if at is None else at, identical
+
+    def verify_metrics(self) -> Iterator[Metric]:
+        """The newest comparison, once there was one."""
+        if self._verified is not None:
+            at, identical = self._verified
+            yield gauge("drover_last_verify_timestamp_seconds", "UNIX time of the newest comparison of the replica with the Pi.", at)
+            yield gauge("drover_verify_ok", "1 if that comparison found both sides identical, else 0.", identical)
+
+
+def failure_cause(exc: BaseException) -> FailureCause:
+    """The class of what ended a turn."""
+    return next((cause for kind, cause in _FAILURES if isinstance(exc, kind)), "other")
+
+
+class OfficeMetrics:
+    """`GET /metrics` of one server."""
+
+    def __init__(self, office: Office) -> None:
+        self._office, self._metrics = office, office.measures.metrics
+        self._log = LogFile(office.settings.replica_db)
+        for facts in (self._of_the_service, office.measures.verify_metrics, self._of_the_replica, self._of_the_disk):
+            self._metrics.ask(facts)
+
+    def response(self) -> Response:
+        """The figures of this moment."""
+        return self._metrics.response()
+
+    def _of_the_service(self) -> Iterator[Metric]:
+        facts, success = self._office.state.facts(), self._last_success()
+        yield gauges(
+            "drover_state",
+            "1 for what the sync service is doing, 0 for what it is not.",
+            "state",
+            {state: state == facts.state for state in get_args(State)},
+        )
+        words = "1 if the rows shown may be old, because the Pi is silent, refused or not followed, else 0."
+        yield gauge("drover_stale", words, facts.state in ("stale", "refused", "pages-only"))
+        if facts.head is not None:
+            yield gauge("drover_head_seq", "The newest change (seq) of the Pi that this server has heard of.", facts.head)
+        if facts.lag_changes is not None:
+            yield gauge("drover_lag_changes", "Changes that the Pi is known to have and the replica has not.", facts.lag_changes)
+        words = "Seconds since the replica was last known to have all of the Pi's changes, 0 while it has; +Inf if it never had."
+        yield gauge("drover_lag_seconds", words, _lag(facts, success))
+        if success is not None:
+            words = "UNIX time of the newest sync that succeeded, before a restart too."
+            yield gauge("drover_last_success_timestamp_seconds", words, success)
+
+    def _of_the_replica(self) -> Iterator[Metric]:
+        return self._log.metrics(_applied)
+
+    def _of_the_disk(self) -> Iterator[Metric]:
+        return disk_free(self._office.settings.data_dir)
+
+    def _last_success(self) -> float | None:
+        """UNIX time, or None where there was none or server.db does not tell."""
+        try:
+            text = self._office.store.totals().last_sync_time
+        except UNREADABLE:
+            return None
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() if text else None
+
+
+def _applied(db: apsw.Connection, facts: LogFacts) -> Iterator[Metric]:
+    for (seq,) in db.execute("SELECT seq FROM changelog_position"):
+        yield gauge("drover_applied_seq", "The newest change (seq) that the replica holds.", seq)
+
+
+def _lag(facts: Facts, success: float | None) -> float:
+    """A server that was restarted while the Pi is away has not seen the head itself: then its last success counts."""
+    if facts.lag_seconds is not None:
+        return facts.lag_seconds
+    return math.inf if success is None else max(0.0, time.time() - success)

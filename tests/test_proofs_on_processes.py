@@ -1,0 +1,48 @@
+"""The proofs that run real processes, at a twentieth of their size; the long runs are the same scripts with their default."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATIENT = "2000"  # ms: beside other tests on a small machine, what is measured there is the machine
+
+
+def prove(script: str, *words: str) -> str:
+    """What a proof prints; it must hold."""
+    command = [sys.executable, str(ROOT / "scripts" / script), *words]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-6_000:]
+    assert done.stdout.endswith("all held\n")
+    return done.stdout
+
+
+def test_a_bootstrap_disturbs_neither_the_writer_nor_the_readers(tmp_path: Path) -> None:
+    printed = prove("prove_bootstrap.py", "5000", "--longest-wait", PATIENT, "--folder", str(tmp_path))
+    assert printed.count("0 wrong or empty") == 2
+
+
+def test_a_catch_up_over_a_whole_line_is_one_commit_and_crosses_it_once(tmp_path: Path) -> None:
+    printed = prove("prove_catchup.py", "2000", "--cut-after", "1000000000", "--no-kill", "--folder", str(tmp_path))
+    assert "changes 2000 arrived: 1.000 times" in printed
+
+
+@pytest.mark.xfail(reason="a catch-up is one answer, which begins anew at every cut")
+def test_a_catch_up_over_a_line_that_breaks_loses_a_page_at_each_cut(tmp_path: Path) -> None:
+    prove("prove_catchup.py", "25000", "--folder", str(tmp_path))
+
+
+def test_a_stranger_under_the_address_of_our_pi_changes_no_row_and_is_told_of(tmp_path: Path) -> None:
+    printed = prove("prove_two_pis.py", "6", "--kind", "stranger", "--folder", str(tmp_path))
+    assert "0 changes in" in printed and "copies  0 fetched" in printed
+
+
+@pytest.mark.xfail(reason="two live Pis of one history cannot be told apart")
+def test_a_clone_under_the_address_of_our_pi_is_told_of_and_rows_do_not_go_to_and_fro(tmp_path: Path) -> None:
+    prove("prove_two_pis.py", "6", "--kind", "clone", "--folder", str(tmp_path))
