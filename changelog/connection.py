@@ -122,7 +122,8 @@ def journal_of(path: Path_) -> dict[str, tuple[int, int] | None]:
 def drop_journal(path: Path_, known: dict[str, tuple[int, int] | None]) -> None:
     """After the file at `path` was replaced and before the new one is opened: remove the -wal and -shm that were `known` of the old one.
 
-    SQLite finds them by name, and would play the changes of the old file into the new one.
+    SQLite finds them by name, and would play the changes of the old file into the new one. Never when the old file itself is back: who
+    has it open here goes on with the -shm that is removed, other processes make a new one, and they do not see each other's locks.
     """
     for suffix, file in known.items():
         if file is not None and identity(f"{os.fspath(path)}{suffix}") == file:

@@ -7,7 +7,7 @@ grows by whole lines and is not synced: what a crash leaves torn is cut off, and
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,8 +51,8 @@ class Staging:
         self.discard()
         return False
 
-    def receive(self, header: Header, pieces: Iterable[bytes]) -> None:
-        """Take a frame, or the rest of the one that is here, as `split_frame` gives it.
+    def receive(self, header: Header, pieces: Iterable[bytes], arrived: Callable[[int], object] = lambda rows: None) -> None:
+        """Take a frame, or the rest of the one that is here, as `split_frame` gives it; `arrived` is told how many rows each piece had.
 
         Raises BrokenFrame where it breaks off or does not go on; what came until then stays. Raises Unavailable when the disk is full.
         """
@@ -62,7 +62,7 @@ class Staging:
         elif (header.start, header.end) != (self.reached, self.header.end):
             raise BrokenFrame(f"what came does not go on after seq {self.reached.seq}")
         try:
-            self._take(pieces, self.header)
+            self._take(pieces, self.header, arrived)
         except BaseException:
             self._spill()
             raise
@@ -90,7 +90,7 @@ class Staging:
         self.header = self.reached = self._file = None
         self.whole, self._held, self._size = False, [], 0
 
-    def _take(self, pieces: Iterable[bytes], header: Header) -> None:
+    def _take(self, pieces: Iterable[bytes], header: Header, arrived: Callable[[int], object]) -> None:
         for piece in pieces:
             rows, end = split_end(piece)
             if rows:
@@ -98,7 +98,8 @@ class Staging:
                 if self.reached is None or not self.reached.seq < seq <= header.upto:
                     raise BrokenFrame(f"seq {seq} is out of place")
                 self._append(rows)
-                self.reached = Position(header.epoch, seq, nonce)
+                before, self.reached = self.reached.seq, Position(header.epoch, seq, nonce)
+                arrived(seq - before)
             if end is not None:
                 break
         if self.reached != header.end:

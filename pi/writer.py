@@ -363,6 +363,8 @@ class Writer:
         if (arriving := (facts.st_size, facts.st_mtime_ns)) != self._arriving:
             self._arriving = arriving  # not opened while somebody still copies it there
             raise Unavailable(f"{self.path} was replaced; it is opened as soon as it stops growing")
+        if current != self._identity:  # the same file may have been put back: its -wal and -shm are in use
+            drop_journal(self.path, self._journal)
         farm.open_farm(self.path)
         return self._open()
 
@@ -377,12 +379,11 @@ class Writer:
         return db
 
     def _leave(self) -> None:
-        """Close a file that was replaced, complete for whoever moved it away, and take its -wal out of the way of the new one."""
+        """Close a file that is not at the path any more, complete for whoever moved it away."""
         assert self._db is not None
         with suppress(apsw.Error):
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._close()
-        drop_journal(self.path, self._journal)
 
     def _close(self) -> None:
         if self.retention is not None:

@@ -11,7 +11,7 @@ from changelog.staging import Staging
 from changelog.wire import Header, Page
 from server.pi_client import PiClient
 
-Fetched = Callable[[Header, Position], object]  # told now and then: the frame, and the last row of it that is here
+Fetched = Callable[[Header, Position, int], object]  # told now and then: the frame, the last row of it that is here, how many are new
 
 
 class CatchUp:
@@ -21,7 +21,7 @@ class CatchUp:
         self,
         client: PiClient,
         replica: Path,
-        fetched: Fetched = lambda header, reached: None,
+        fetched: Fetched = lambda header, reached, rows: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """`stopping`: when true, a broken link is the end; what is here waits for the next start."""
@@ -73,10 +73,4 @@ class CatchUp:
         staging, begun = self._staging, self._staging.header
         asked = (staging.reached or at, begun.upto, begun.upto_check) if begun else (at, upto, None)
         with self._client.frame(*asked, wait=0 if begun else wait, applied=at) as (header, pieces):
-            staging.receive(header, self._counted(header, pieces))
-
-    def _counted(self, header: Header, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            yield piece
-            if self._staging.reached is not None:
-                self._fetched(header, self._staging.reached)
+            staging.receive(header, pieces, lambda rows: self._fetched(header, staging.reached or at, rows))

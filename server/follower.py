@@ -252,7 +252,8 @@ class Follower:
         if self._store.accepted_epoch is None:  # server.db was lost, the replica was not
             self._store.accepted_epoch = position.epoch
 
-    def _fetched(self, header: Header, reached: Position) -> None:
+    def _fetched(self, header: Header, reached: Position, rows: int) -> None:
+        self._measures.received(rows)
         self._state.fetching(header.upto, reached.seq)
 
     def _accepted_epoch(self) -> str | None:

@@ -13,7 +13,6 @@ from flask import Response
 
 from changelog import errors
 from changelog.node.metrics import APPLY_BUCKETS, UNREADABLE, LogFacts, LogFile, Metric, Metrics, disk_free, gauge, gauges
-from changelog.wire import Page
 from server.road import Cause
 from server.state import Facts, State
 
@@ -75,12 +74,6 @@ class Measures:
     def received(self, changes: int) -> None:
         """So many changes arrived, whatever becomes of them."""
         self._received.inc(changes)
-
-    def counting(self, pages: Iterator[Page]) -> Iterator[Page]:
-        """The pages of a frame, counted as they arrive."""
-        for page in pages:
-            self.received(len(page.rows))
-            yield page
 
     def bootstrapped(self, cause: Cause) -> None:
         """A copy was installed."""

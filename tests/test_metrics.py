@@ -22,12 +22,15 @@ from prometheus_client.samples import Sample
 from test_server_pages import ToldToResync, make_office
 
 from changelog import VERSION
+from changelog.acks import Acks
 from changelog.connection import connect, one
 from changelog.errors import Unavailable
 from changelog.node.metrics import LogFile
+from changelog.position import Position
 from pi.measures import PAYLOADS_COUNTED, REPLICAS_SHOWN
 from pi.measures import Measures as PiMeasures
 from pi.probes import not_ready
+from pi.retention import Retention
 from pi.writer import Writer
 from server.measures import Measures, failure_cause
 from server.state import State
@@ -248,12 +251,11 @@ def test_one_look_at_a_writer_whose_disk_hangs(tmp_path: Path, monkeypatch: pyte
 
 
 def test_labels_are_few_whoever_asks(tmp_path: Path) -> None:
-    measures = PiMeasures()
-    acks = [(f"replica {n}\n\"'\\", n, float(n)) for n in range(1_000)]
-    measures.ask(Path(make_farm(tmp_path)), queued=lambda: 0, dropped=lambda: 0, acknowledged=lambda: acks)
-    found = of(measures)
+    with asked(PiMeasures(), make_farm(tmp_path), tmp_path) as (measures, acks):
+        for n in range(100):
+            acks.acknowledge(f"replica {n}\n\"'\\", "key", Position("e" * 32, n, 1))
+        found = of(measures)
     assert sum(name == "drover_ack_age_seconds" for name, _ in found) == REPLICAS_SHOWN
-    assert found["drover_ack_age_seconds", (acks[0][0],)] == 0, "those that were heard of last"
 
     ours = Measures()
     series = len(of(ours))
@@ -287,6 +289,15 @@ def test_a_server_that_refuses_the_pi_is_not_ready_and_one_that_never_was_at_the
 
 
 @contextmanager
+def asked(measures: PiMeasures, path: str, folder: Path) -> Iterator[tuple[PiMeasures, Acks]]:
+    """The measures of a Pi that serves `path`, and the acknowledgements of its replicas."""
+    acks = Acks(folder / "pi.db")
+    measures.ask(Path(path), queued=lambda: 0, dropped=lambda: 0, acks=acks, retention=Retention(path, acks, 30, 2**30))
+    yield measures, acks
+    acks.close()
+
+
+@contextmanager
 def filled_pi(folder: Path, rows: int) -> Iterator[PiMeasures]:
     """The measures of a farm with so many payloads, each with its row in the log."""
     folder.mkdir()
@@ -297,9 +308,8 @@ def filled_pi(folder: Path, rows: int) -> Iterator[PiMeasures]:
                INSERT INTO lora_payload_buffer(raw_payload, status) SELECT 'hxb:B:L'||i||':U'||i, 'processed' FROM n""",
             (rows,),
         )
-    measures = PiMeasures()
-    measures.ask(Path(path), queued=lambda: 0, dropped=lambda: 0, acknowledged=lambda: [])
-    yield measures
+    with asked(PiMeasures(), path, folder) as (measures, _):
+        yield measures
 
 
 def scrape_p50(measures: PiMeasures) -> float:
@@ -339,7 +349,7 @@ def test_the_first_scrape_of_a_large_database_is_bounded_too(tmp_path: Path) -> 
 
 def test_a_writer_is_measured(tmp_path: Path) -> None:
     seen: list[float] = []
-    writer = Writer(make_farm(tmp_path), 60, seen.append)
+    writer = Writer(make_farm(tmp_path), 60, committed=seen.append)
     writer.start()
     for _ in range(3):
         writer.write(lambda db: None, "test")
