@@ -122,6 +122,8 @@ class Account:
         if self.down > bytes_allowed:
             self.problems.append(f"{self.down} bytes came, and {bytes_allowed:.0f} are each page once and a little for each interruption")
         changes_allowed = self.changes + interruptions * page_changes
+        if self.received < self.changes:
+            self.problems.append(f"the server counted {self.received:.0f} of {self.changes} changes: how many came twice is not known")
         if self.received > changes_allowed:
             self.problems.append(
                 f"{self.received:.0f} changes came, and {changes_allowed:.0f} are each page once and one for each interruption"
