@@ -49,7 +49,7 @@ from server.sync import SyncService
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OVERS = ("*.incoming*", "*.staged")
-ANIMALS = 400
+ANIMALS = 60
 PAYLOADS = 12
 KILLED = -9  # the exit code of a process that was
 
@@ -137,7 +137,7 @@ def a_few_changes(folder: Path, farm: Farm) -> None:
 def many_changes(folder: Path, farm: Farm) -> None:
     """And so many that they are staged."""
     followed(folder, farm)
-    farm.pi.sql("UPDATE cattle SET weight=weight+1, notes=hex(randomblob(500))")
+    farm.pi.sql("UPDATE cattle SET weight=weight+1, notes=hex(randomblob(4000))")
 
 
 def a_new_epoch(folder: Path, farm: Farm) -> None:
