@@ -10,6 +10,7 @@ from flask import Blueprint, flash, g, redirect, render_template, request, url_f
 
 from changelog.connection import one
 from changelog.errors import BadRequest, Forbidden, NotFound
+from changelog.rescue.lost import list_rescued
 from server.login import signed_in
 from server.office import office
 from server.paging import Page, Row, like, page_of, rows_of
@@ -103,8 +104,14 @@ def pens(db: apsw.Connection) -> str:
 def replication(db: apsw.Connection) -> str:
     """How the replica follows the Pi: state, lag, history, and what the changelog last recorded."""
     store, settings = office().store, office().settings
-    history = store.history(HISTORY_LINES)
-    return render_template("replication.html", totals=store.totals(), history=history, changes=recent_changes(db), settings=settings)
+    return render_template(
+        "replication.html",
+        totals=store.totals(),
+        history=store.history(HISTORY_LINES),
+        changes=recent_changes(db),
+        rescued=list_rescued(settings.data_dir),
+        settings=settings,
+    )
 
 
 @pages.post("/office/replication/resync")

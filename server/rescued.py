@@ -21,9 +21,12 @@ def print_rescued(folder: Path, file: Path | None, as_json: bool) -> None:
         _print_changes(_found(folder, file), as_json)
         return
     found = list_rescued(folder)
+    if as_json:
+        click.echo(json.dumps([_facts(each) for each in found]))
+        return
     for each in found:
-        click.echo(json.dumps(_facts(each)) if as_json else printable(_line(each)))
-    if not found and not as_json:
+        click.echo(printable(_line(each)))
+    if not found:
         click.echo("the Pi has lost no changes that were here", err=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +235,13 @@ def test_a_farm_restored_from_an_older_copy_is_found_out_whatever_was_written_si
         farm.pi.start()
     farm.assert_identical()
     assert farm.server.sql("SELECT count(*), total(pen_number LIKE 'N%') FROM pens") == f"{again}|{again}.0"
+    (kept,) = farm.server.data.glob("replica.db.rescued-*.db")
+    lost = shell(kept, "SELECT group_concat(new) FROM changelog_audit WHERE col='pen_number'")
+    assert lost == "L1,L2,L3,L4,L5", "what the Pi lost is kept"
+    listed = json.loads(farm.server.command("rescued", "--json").stdout)
+    assert [each["changes"] for each in listed] == [5]
+    assert kept.name in farm.page(farm.login(), "/office/replication")
+    assert "5 changes" in farm.status()["alarm"]
     assert farm.server.log.count("Starting full database sync") == 2
     if how == "cp":  # a copy by SQLite's own backup begins a new epoch, as every change of schema_version does
         assert int(farm.pi.sql("SELECT max(seq) FROM changelog")) == reached - 5 + again, "the seqs were used again"

@@ -78,8 +78,7 @@ def test_what_a_pi_lost_is_kept_listed_and_adopted_back(farm: Farm, how: str, se
     pulled = pull(farm)
     assert "took a snapshot" in pulled.stdout and "that the primary has lost are kept in" in pulled.stdout
     assert_alike(farm)
-    listed = [json.loads(line) for line in farm.server.command("rescued", "--json").stdout.splitlines()]
-    [facts] = listed
+    [facts] = json.loads(farm.server.command("rescued", "--json").stdout)
     assert facts["tables"] == {"pens": LOST - held} and facts["adopted"] is None
     name = Path(facts["path"]).name
     assert name in farm.server.command("rescued").stdout and "not adopted" in farm.server.command("rescued").stdout
