@@ -90,7 +90,7 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
             raise BrokenFrame(f"the frame ends before its upto {header.upto}")
         if header.schema != schema_hash(db):
             raise Divergence("the schema of the replica is not that of the primary")
-        _follow_facts(db, header)
+        follow_facts(db, header)
         if last is None:
             return before
         after = Position(header.epoch, header.upto, last[2])
@@ -121,8 +121,11 @@ def _fill_tables(db: apsw.Connection, contents: TableContents) -> None:
             db.execute(f"{insert}({','.join(mark(type(v) is RawText) for v in values)})", values)
 
 
-def _follow_facts(db: apsw.Connection, header: Header) -> None:
-    """What belongs to the database and is in no table: the AUTOINCREMENT counters (an ignored INSERT burns ids), and two header fields."""
+def follow_facts(db: apsw.Connection, header: Header) -> None:
+    """What belongs to the database and is in no table: the AUTOINCREMENT counters (an ignored INSERT burns ids), and two header fields.
+
+    Within the caller's transaction.
+    """
     ours = sequences_of(db)
     for name in {**ours, **header.sequences}:
         seq = header.sequences.get(name)
