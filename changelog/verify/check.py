@@ -86,7 +86,7 @@ class Verification:
     def __init__(self, db: apsw.Connection, primary: Asked, pull_to: Callable[[int], object], repair: bool) -> None:
         self.report = Report()
         self._db, self._primary, self._pull_to, self._repair = db, primary, pull_to, repair
-        self._log_from = one(db, "SELECT min(seq) FROM changelog WHERE seq>0") or 0
+        self._log_from = (one(db, "SELECT max(seq) FROM changelog_meta WHERE name='trimmed'") or 0) + 1
         self._schema = ""
 
     def run(self) -> Report:
