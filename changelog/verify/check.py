@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import apsw
 
 from changelog.connection import one, rows
-from changelog.errors import BrokenFrame, DamagedFile, Divergence
+from changelog.errors import BrokenFrame, DamagedFile, Divergence, Unavailable
+from changelog.facts import altered_facts, restore_fact
 from changelog.position import Position
-from changelog.replay import follow_facts, position_of
-from changelog.schema import schema_hash, sequences_of
+from changelog.replay import position_of
+from changelog.schema import schema_hash
 from changelog.values import decode_value, encode_row, exact_rows
 from changelog.verify.answers import Answer
 from changelog.verify.hashing import row_hash
@@ -28,7 +29,6 @@ from changelog.verify.mend import replace_rows, strays
 from changelog.verify.naming import HERE, THERE, Names
 from changelog.verify.ranges import LOG, Range, Row, Scope, decode_key, encode_key, part_of, rows_in, same_key, scopes_of
 from changelog.verify.report import MOST_DIFFERENCES, Report
-from changelog.wire import Header
 
 RANGES = 64  # of each table, in the first round
 PARTS = 32  # of each range that differs, in the next ones
@@ -96,6 +96,7 @@ class Verification:
         and the way to the primary raise.
         """
         try:
+            self._compare_facts()
             for number in range(PASSES):
                 before = self.report.repaired
                 self._pass(1 if number else RANGES)
@@ -114,7 +115,7 @@ class Verification:
                 return
             except _SchemaMoved:
                 continue
-        raise Divergence("the schema of the primary keeps changing: it cannot be compared now")
+        raise Unavailable("the schema of the primary keeps changing: it cannot be compared now, try again")
 
     def _compare_all(self, ranges: int) -> list[_Todo]:
         """The first round of a pass: the ranges that differ."""
@@ -122,7 +123,6 @@ class Verification:
         with _well_formed():
             with self._at(answer):
                 self._compare_schema(answer)
-                self._compare_facts(answer)
                 self._drop_impossible(answer)
                 scopes = self._scopes(answer)
                 if scopes.keys() != answer["tables"].keys():
@@ -253,24 +253,15 @@ class Verification:
         if self._db.pragma("encoding") != facts["encoding"]:
             raise Divergence(f"the primary holds its text in {facts['encoding']}, and this file does not: only a snapshot can change that")
 
-    def _compare_facts(self, answer: Answer) -> None:
-        """What belongs to the database and is in no table."""
-        facts, ours = answer["facts"], sequences_of(self._db)
-        wrong = 0
-        for name in sorted(ours.keys() | facts["sequences"].keys()):
-            wrong += self._compare_fact("sqlite_sequence", name, "seq", ours.get(name), facts["sequences"].get(name))
-        for name in ("user_version", "application_id"):
-            wrong += self._compare_fact("pragma", name, "value", self._db.pragma(name), facts[name])
-        if wrong and self._repair:
-            pragmas = facts["user_version"], facts["application_id"], facts["sequences"]
-            with self._db:
-                follow_facts(self._db, Header(answer["epoch"], answer["seq"], answer["check"], answer["seq"], facts["schema"], *pragmas))
-            self.report.repaired += wrong
-
-    def _compare_fact(self, table: str, key: str, column: str, here: Any, there: Any) -> bool:
-        if here != there:
-            self.report.note({"table": table, "key": key, "columns": {column: [here, there]}})
-        return here != there
+    def _compare_facts(self) -> None:
+        """What somebody wrote into counters and header fields. Before any pull, which makes them again what they are on the primary."""
+        with self._db:
+            for fact in list(altered_facts(self._db)):
+                column = "seq" if fact.kind == "sqlite_sequence" else "value"
+                self.report.note({"table": fact.kind, "key": fact.name, "columns": {column: [fact.here, fact.brought]}})
+                if self._repair:
+                    restore_fact(self._db, fact)
+                    self.report.repaired += 1
 
     def _count(self, answer: Answer) -> None:
         counts = {name: sum(part[1] for part in parts) for name, parts in answer["tables"].items()}
