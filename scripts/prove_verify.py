@@ -4,7 +4,7 @@
 A Pi runs as a process of its own; this process is the office. Then:
 
 1. CORRUPTIONS times one or several cells of replica.db are changed by another connection: any table, any column, keys and the log too, to
-   values of any type. Each must be named by `verify`, mended, and both files hold the same afterwards, by a digest that verify does not use.
+   values of any type. Each must be named by `verify`, mended, and both files hold the same then, by a digest that verify does not use.
 2. VERIFIES times both sides are compared while others write on the Pi: its own writer (payloads by HTTP), sqlite3, DDL now and then.
    None may find a difference. A third program writes all the time, during the comparisons and without them: its longest waits are printed.
 3. With --cattle so many animals, weights and payloads each: the time of a comparison and of a repair, bytes, memory, the writer's waits.
@@ -34,8 +34,8 @@ from typing import Any
 import apsw
 import click
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from farm_processes import Farm, Seed
 
@@ -88,6 +88,7 @@ VALUES = [
     ),
     *("x''", "x'00'", "x'61'", "CAST(x'61ff' AS TEXT)", "CAST(x'610062' AS TEXT)", "zeroblob(5000)", "random()", "hex(randomblob(4))"),
 ]
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<?1) SELECT i FROM n"
 SMALL_FARM = 150  # animals
 DDL = ["CREATE TABLE IF NOT EXISTS made_{0}(id INTEGER PRIMARY KEY, v)", "CREATE INDEX made_index_{0} ON cattle(weight)"]
 DDL += ["ALTER TABLE odd_none ADD COLUMN c{0} DEFAULT {0}", "DROP INDEX IF EXISTS made_index_{1}", "DROP TABLE IF EXISTS made_{1}"]
@@ -464,13 +465,12 @@ def _fill(path: Path, cattle: int) -> None:
     db = connect(path, checkpoints=True)
     with db:
         first = one(db, "SELECT max(id)+1 FROM cattle")
-        db.execute("INSERT INTO batches(batch_number) SELECT 'L'||value FROM generate_series(1, ?)", (cattle // 100 + 1,))
+        db.execute(f"INSERT INTO batches(batch_number) SELECT 'L'||i FROM ({NUMBERS})", (cattle // 100 + 1,))
         batch = one(db, "SELECT min(id) FROM batches WHERE batch_number LIKE 'L%'")
         db.execute(
-            """INSERT INTO cattle(id, batch_id, cattle_id, sex, weight, lf_tag, uhf_tag, health_status)
-               SELECT ?1+value, ?2+value/100, 'L'||(value/100)||'-LF'||value, 'cow', 300+value%200+0.5, 'LLF'||value, 'LUHF'||value, 'fit'
-               FROM generate_series(0, ?3-1)""",
-            (first, batch, cattle),
+            f"""INSERT INTO cattle(id, batch_id, cattle_id, sex, weight, lf_tag, uhf_tag, health_status)
+               SELECT ?2+i, ?3+i/100, 'L'||(i/100)||'-LF'||i, 'cow', 300+i%200+0.5, 'LLF'||i, 'LUHF'||i, 'fit' FROM ({NUMBERS})""",
+            (cattle, first, batch),
         )
         db.execute("INSERT INTO weight_records(cattle_id, weight) SELECT id, weight FROM cattle WHERE id>=?", (first,))
         db.execute(

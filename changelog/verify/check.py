@@ -36,6 +36,7 @@ LEAF_ROWS = 64  # of a range whose rows are asked for
 ROUND_RANGES = 64  # in one question
 ROUND_ROWS = 4_096  # whose hashes stand in one question
 PASSES = 4  # a repair is proved by comparing everything again
+WHOLE_TABLE = 2**63  # rows, as far as is known
 TRIES = 5  # of a range that is never to be had as of one moment, and of a schema that keeps moving
 
 Hashes = dict[str, tuple[Any, str]]  # by key: the key for the wire, the hash of the row
@@ -87,7 +88,8 @@ class Verification:
         self.report = Report()
         self._db, self._primary, self._pull_to, self._repair = db, primary, pull_to, repair
         self._log_from = (one(db, "SELECT max(seq) FROM changelog_meta WHERE name='trimmed'") or 0) + 1
-        self._schema = ""
+        self._schema, self._scopes = "", dict[str, Scope]()  # as of the newest answer
+        self._mended = set[str]()  # tables, in this pass
 
     def run(self) -> Report:
         """Compare, and repair. The report is there, as far as it came, after an error too.
@@ -97,38 +99,40 @@ class Verification:
         """
         try:
             self._compare_facts()
-            for number in range(PASSES):
-                before = self.report.repaired
-                self._pass(1 if number else RANGES)
-                if self.report.repaired == before:
+            again: set[str] = set()
+            for _ in range(PASSES):
+                self._mended = set()
+                self._pass(again)
+                again = self._mended
+                if not again:
                     return self.report
         except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
             raise DamagedFile(f"the replica cannot be read: {exc}") from exc
         raise Divergence("after the repair there is still a difference")
 
-    def _pass(self, ranges: int) -> None:
+    def _pass(self, again: set[str]) -> None:
+        """Compare everything, or what was mended in the pass before: tables as a whole, for a repair may put rows in each other's place."""
         for _ in range(TRIES):
             try:
-                todo = self._compare_all(ranges)
+                todo = [_Todo(self._scopes[name], Range(), WHOLE_TABLE) for name in sorted(again)] or self._compare_all()
                 while todo:
                     self._round(todo)
                 return
             except _SchemaMoved:
-                continue
+                again = set()
         raise Unavailable("the schema of the primary keeps changing: it cannot be compared now, try again")
 
-    def _compare_all(self, ranges: int) -> list[_Todo]:
-        """The first round of a pass: the ranges that differ."""
-        answer = self._primary.digests(ranges, self._log_from)
+    def _compare_all(self) -> list[_Todo]:
+        """The first round: the ranges that differ."""
+        answer = self._primary.digests(RANGES, self._log_from)
         with _well_formed():
             with self._at(answer):
                 self._compare_schema(answer)
                 self._drop_impossible(answer)
-                scopes = self._scopes(answer)
-                if scopes.keys() != answer["tables"].keys():
+                if self._scopes.keys() != answer["tables"].keys():
                     raise Divergence("the tables here are not those of the primary")
                 self._count(answer)
-                return [t for name, parts in answer["tables"].items() for t in self._unlike(scopes[name], Range(), parts)]
+                return [t for name, parts in answer["tables"].items() for t in self._unlike(self._scopes[name], Range(), parts)]
 
     def _round(self, todo: list[_Todo]) -> None:
         """Take some ranges off `todo`; what is still to be done about them is put back."""
@@ -145,10 +149,9 @@ class Verification:
         """The parts that differ of ranges that do."""
         answer = self._ask(self._primary.parts, {"parts": PARTS, "ranges": [t.wire for t in batch]})
         with _well_formed(), self._at(answer):
-            scopes = self._scopes(answer)
             left = []
             for each, parts in zip(batch, answer["ranges"], strict=True):
-                found = self._unlike(scopes[each.scope.name], each.range, parts)
+                found = self._unlike(self._scopes[each.scope.name], each.range, parts)
                 left += [replace(t, whole=True) for t in found] if len(parts) == 1 else found
             return left
 
@@ -170,10 +173,9 @@ class Verification:
         ranges = [[*each.wire, each.whole, list(hashes.values())] for each, hashes in zip(batch, sent, strict=True)]
         answer = self._ask(self._primary.rows, {"ranges": ranges})
         with _well_formed(), self._at(answer):
-            scopes, names = self._scopes(answer), Names(self._db)
-            left = []
+            names, left = Names(self._db), []
             for each, hashes, found in zip(batch, sent, answer["ranges"], strict=True):
-                now = replace(each, scope=scopes[each.scope.name])
+                now = replace(each, scope=self._scopes[each.scope.name])
                 if found == "large":
                     left.append(replace(now, rows=LEAF_ROWS + 1))
                 elif found is None:
@@ -230,6 +232,7 @@ class Verification:
                 self._drop_log_row(seq)
         if {key: hash_ for key, (_, hash_) in self._hashes(todo).items()} != expected:
             raise Divergence(f"table {todo.scope.name}: its rows cannot be made those of the primary, one by one")
+        self._mended.add(todo.scope.name)
         self.report.repaired += len({encode_row(todo.scope.key_of(row)) for row in (*wrong, *right)})
 
     def _drop_impossible(self, answer: Answer) -> None:
@@ -265,7 +268,7 @@ class Verification:
 
     def _count(self, answer: Answer) -> None:
         counts = {name: sum(part[1] for part in parts) for name, parts in answer["tables"].items()}
-        self.report.position, self.report.log_rows = _position(answer), counts.pop(LOG)
+        self.report.log_rows = counts.pop(LOG)
         self.report.tables, self.report.rows = len(counts), sum(counts.values())
         self.report.rounds += 1
 
@@ -275,9 +278,6 @@ class Verification:
         if answer.get("ranges") is None:
             raise _SchemaMoved
         return answer
-
-    def _scopes(self, answer: Answer) -> dict[str, Scope]:
-        return scopes_of(self._db, max(self._log_from, answer["oldest"]), answer["slots"])
 
     @contextmanager
     def _at(self, answer: Answer) -> Iterator[None]:
@@ -291,6 +291,8 @@ class Verification:
         with self._db:
             if position_of(self._db) != position:
                 raise Divergence(f"the replica, at {position_of(self._db)}, cannot be brought to the primary's position {position}")
+            self._scopes = scopes_of(self._db, max(self._log_from, answer["oldest"]), answer["slots"])
+            self.report.position = position
             yield
 
 

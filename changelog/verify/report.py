@@ -17,7 +17,7 @@ MOST_DIFFERENCES = 20_000  # rows; where more differ, a snapshot is quicker
 class Report:
     """`differences` are as `naming.Names` has them, the first NAMED of them; `differing` counts them all, by table."""
 
-    position: Position | None = None  # of the newest comparison of everything
+    position: Position | None = None  # at which the two sides were last compared
     tables: int = 0
     rows: int = 0  # of all tables
     log_rows: int = 0  # of the log, as far as both have it
