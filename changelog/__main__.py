@@ -7,7 +7,7 @@ import click
 from changelog.cli.capture import ddl, doctor, head, install, status, triggers, uninstall
 from changelog.cli.group import Commands
 from changelog.cli.history import as_of, show
-from changelog.cli.replicas import diff, pull
+from changelog.cli.replicas import diff, pull, verify
 from changelog.cli.retention import trim
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     """
 
 
-for command in (install, uninstall, status, head, triggers, ddl, show, as_of, diff, pull, trim, doctor):
+for command in (install, uninstall, status, head, triggers, ddl, show, as_of, diff, pull, verify, trim, doctor):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import apsw
 
 from changelog.connection import connect, one, rows, sync_path
 from changelog.errors import DamagedFile, NotAPrimary, Stranger
+from changelog.facts import facts_of, keep_facts
 from changelog.install import describe, masks_of
 from changelog.position import Position
 from changelog.reader import descends
@@ -42,6 +43,7 @@ def fit_out(incoming: Path, accepted_epoch: str | None) -> Position:
                     db.execute(f"DROP TRIGGER {identifier(name)}")
             db.execute(POSITION_TABLE)
             move_position(db, position)
+            keep_facts(db, facts_of(db))
         db.pragma("journal_mode", "wal")
     except (apsw.Error, NotAPrimary) as exc:
         raise DamagedFile(f"the snapshot is not usable: {exc}") from exc

@@ -34,8 +34,7 @@ class _Index:
 
 def keep_indexes(db: apsw.Connection, tables: list[Table]) -> set[str]:
     """Make the TEMP triggers for all indexes over `tables`; returns the names of the tables that have one."""
-    for (name,) in rows(db, "SELECT name FROM sqlite_temp_schema WHERE type='trigger' AND name LIKE 'changelog\\_fts\\_%' ESCAPE '\\'"):
-        db.execute(f"DROP TRIGGER temp.{identifier(name)}")
+    leave_indexes(db)
     captured = {table.name.lower(): table for table in tables}
     indexed = set()
     for index in _indexes(db):
@@ -45,6 +44,20 @@ def keep_indexes(db: apsw.Connection, tables: list[Table]) -> set[str]:
                 db.execute(sql)
             indexed.add(table.name)
     return indexed
+
+
+def leave_indexes(db: apsw.Connection) -> None:
+    """Drop those TEMP triggers: the next replay makes them again."""
+    for (name,) in rows(db, "SELECT name FROM sqlite_temp_schema WHERE type='trigger' AND name LIKE 'changelog\\_fts\\_%' ESCAPE '\\'"):
+        db.execute(f"DROP TRIGGER temp.{identifier(name)}")
+
+
+def rebuild_indexes(db: apsw.Connection, table: str) -> None:
+    """Fill the indexes over `table` anew: its rows were changed in another way than by replay."""
+    for index in _indexes(db):
+        if index.content.lower() == table.lower():
+            name = identifier(index.name)
+            db.execute(f"INSERT INTO {name}({name}) VALUES('rebuild')")
 
 
 def _indexes(db: apsw.Connection) -> Iterator[_Index]:

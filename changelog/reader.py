@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import apsw
 
 from changelog.connection import one
 from changelog.errors import HistoryTrimmed, PositionMismatch
+from changelog.facts import facts_of
 from changelog.install import slot_count
 from changelog.layout import slot_names
 from changelog.position import Position, ancestors_of, epoch_of
-from changelog.schema import schema_hash, sequences_of
+from changelog.schema import schema_hash
 from changelog.values import Value, exact_rows
 from changelog.wire import FACTS, Header
 
@@ -61,11 +61,8 @@ def frame_header(db: apsw.Connection, after: Position, upto: int | None = None, 
     if upto_check not in (None, nonce):
         message = f"seq {upto} is another write here: this primary went back in time"
         raise PositionMismatch(message, epoch=after.epoch, head=head, descends=True)
-    header = Header(after.epoch, after.seq, after.check, upto, nonce)
-    if upto != head:
-        return header
-    facts = (schema_hash(db), db.pragma("user_version"), db.pragma("application_id"), sequences_of(db))
-    return replace(header, **dict(zip(("schema", "user_version", "application_id", "sequences"), facts, strict=True)))
+    schema = schema_hash(db) if upto == head else None
+    return Header(after.epoch, after.seq, after.check, upto, nonce, schema, **facts_of(db))
 
 
 def read_log(db: apsw.Connection, after: int, upto: int, limit: int = READ_ROWS) -> list[tuple[Value, ...]]:

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import apsw
@@ -17,8 +18,9 @@ import apsw
 from changelog.apply import Applier, mark
 from changelog.connection import Path_, connect
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
+from changelog.facts import follow_facts
 from changelog.position import Position
-from changelog.schema import identifier, read_tables, schema_hash, sequences_of
+from changelog.schema import identifier, read_tables, schema_hash
 from changelog.values import RawText, decode_value
 from changelog.verify.digest import row_names
 from changelog.wire import Header, Page
@@ -89,10 +91,9 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
         reached = (last[0], last[2]) if last else (header.after, header.check)
         if reached != (header.upto, header.upto_check):
             raise BrokenFrame(f"the frame ends at seq {reached[0]}, which is not its upto {header.upto}")
-        if header.sequences is not None:
-            if header.schema != schema_hash(db):
-                raise Divergence("the schema of the replica is not that of the primary")
-            _follow_facts(db, header, header.sequences)
+        if header.schema not in (None, schema_hash(db)):
+            raise Divergence("the schema of the replica is not that of the primary")
+        follow_facts(db, asdict(header))
         if last is not None:
             move_position(db, header.end)
     return header.end
@@ -119,18 +120,3 @@ def _fill_tables(db: apsw.Connection, contents: TableContents) -> None:
         for row in contents[table.name]:
             values = [decode_value(row[name]) for name in names]
             db.execute(f"{insert}({','.join(mark(type(v) is RawText) for v in values)})", values)
-
-
-def _follow_facts(db: apsw.Connection, header: Header, theirs: dict[str, int]) -> None:
-    """What belongs to the database and is in no table: the AUTOINCREMENT counters (an ignored INSERT burns ids), and two header fields."""
-    ours = sequences_of(db)
-    for name in {**ours, **theirs}:
-        seq = theirs.get(name)
-        if ours.get(name) != seq:
-            db.execute("DELETE FROM sqlite_sequence WHERE name=?", (name,))
-            if seq is not None:
-                db.execute("INSERT INTO sqlite_sequence(name,seq) VALUES(?,?)", (name, seq))
-    for pragma in ("user_version", "application_id"):
-        value = getattr(header, pragma)
-        if db.pragma(pragma) != value:
-            db.pragma(pragma, value)

@@ -93,6 +93,13 @@ def _text(data: bytes, encoding: str) -> str | RawText:
         return RawText(data)
 
 
+def encode_value(value: Value) -> Any:
+    """`value` for a JSON document between the two sides: the twin of `decode_value`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"r": repr(value)}
+    return _envelope(value) if isinstance(value, bytes) else value
+
+
 def for_json(value: Value) -> Any:
     """`value` for application/json, with integers that survive a reader who keeps numbers as doubles."""
     if isinstance(value, RawText):

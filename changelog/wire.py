@@ -50,9 +50,9 @@ _DDL_TYPES: tuple[set[type], ...] = ({int}, _TEXT, {int}, _ANY, _NONE, {str}, {s
 
 @dataclass(frozen=True)
 class Header:
-    """The first line: where the frame starts and ends, and what must be alike on both sides at its end.
+    """The first line: where the frame starts and ends, and what must be alike on both sides then.
 
-    The last four are None where the primary has gone on since `upto` and does not know them any more.
+    `schema` is None where the primary has gone on since `upto`: it knows only what it has now.
     """
 
     epoch: str
@@ -60,10 +60,10 @@ class Header:
     check: int
     upto: int
     upto_check: int
-    schema: str | None = None
-    user_version: int | None = None
-    application_id: int | None = None
-    sequences: dict[str, int] | None = None
+    schema: str | None
+    user_version: int
+    application_id: int
+    sequences: dict[str, int]
 
     @property
     def start(self) -> Position:
@@ -173,15 +173,12 @@ def _decode_header(line: bytes) -> Header:
 
 
 def _is_sound(header: Header) -> bool:
-    facts = (header.schema, header.user_version, header.application_id, header.sequences)
-    known = facts != (None, None, None, None)
-    if known and not isinstance(header.sequences, dict):
+    if not isinstance(header.sequences, dict):
         return False
-    sequences = header.sequences or {}
-    wide = (header.after, header.check, header.upto, header.upto_check, *sequences.values())
-    narrow = (header.user_version, header.application_id) if known else ()
+    wide = (header.after, header.check, header.upto, header.upto_check, *header.sequences.values())
+    narrow = (header.user_version, header.application_id)
     numbers = all(type(n) is int and -(2**63) <= n < 2**63 for n in wide) and all(type(n) is int and -(2**31) <= n < 2**31 for n in narrow)
-    texts = all(type(t) is str and _is_text(t) for t in (header.epoch, *((header.schema, *sequences) if known else ())))
+    texts = all(type(t) is str and _is_text(t) for t in (header.epoch, header.schema or "0", *header.sequences))
     return numbers and texts and 0 <= header.after <= header.upto
 
 

@@ -1,4 +1,4 @@
-"""The sync API: the log after an offset, snapshots, schema, health and digests."""
+"""The sync API: the log after an offset, snapshots, schema and health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from changelog.reader import check_position, read_log
 from changelog.render import as_change, columns_of, newest_rows, table_objects
 from changelog.schema import read_tables, schema_hash
 from changelog.snapshot import Snapshot, SnapshotStore
-from changelog.verify.digest import digest_tables
 from changelog.wire import MEDIA_TYPE
 from pi.keys import Keys
 
@@ -82,14 +80,6 @@ def blueprint(primary: Primary, keys: Keys, acks: Acks, folder: Path) -> Bluepri
     def schema() -> Response:
         with primary.snapshot() as db:
             return _json(_schema(db))
-
-    @routes.get("/digest")
-    @keys.require("replica")
-    def digest() -> Response:
-        with primary.snapshot() as db:
-            position = Position.of_head(db)
-            tables = {name: asdict(found) for name, found in digest_tables(db).items()}
-            return _json({"success": True, **_facts(position), "schema": schema_hash(db), "tables": tables})
 
     @routes.get("/health")
     def health() -> Response:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from flask import Flask
 
-from changelog.cli.replicas import print_pull
+from changelog.cli.replicas import print_pull, print_verified
 from changelog.errors import DroverError
 from changelog.node.logs import start_logging
 from changelog.node.runner import Role, Service
@@ -22,7 +22,7 @@ from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.pull import pull as pull_from
 from server.app import create_app
-from server.local import local_status, resync_here_or_there, stored_status
+from server.local import local_status, resync_here_or_there, stored_status, verify_here_or_there
 from server.pi_client import PiClient
 from server.remote import RemoteSource, settings_for
 from server.replica import Replica
@@ -129,6 +129,22 @@ def resync(json_export: bool, as_json: bool) -> None:
         verdict = f"DIFFER in {', '.join(differing)}" if differing else "identical, by the digests of both at this position"
         click.echo(f"both sides       {verdict}")
     sys.exit(DIVERGED if result["diverged_before"] or result["diverged_after"] else 0)
+
+
+@main.command()
+@click.option("--repair", is_flag=True, help="Mend what differs: those rows alone; where rows cannot, by a new copy.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(repair: bool, as_json: bool) -> None:
+    """Compare the replica with the Pi, row by row where digests differ; exit code 3 when something differed, repaired or not."""
+    with failing_in_one_line():
+        result = verify_here_or_there(Settings.load(), repair)
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        print_verified(result, "the Pi")
+        click.echo(f"bytes moved      {result['moved']}")
+        click.echo(f"seconds          {result['seconds']}")
+    sys.exit(0 if result["identical"] else DIVERGED)
 
 
 @main.command()

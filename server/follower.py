@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import apsw
 
 from changelog.bootstrap import clear, fit_out
 from changelog.connection import connect, one
-from changelog.errors import BrokenFrame, Divergence, HistoryTrimmed, PositionMismatch, Stranger, Unavailable
+from changelog.errors import BrokenFrame, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, Stranger, Unavailable
 from changelog.position import Position
 from changelog.replay import TableContents, checkpoint, position_of, replay
 from changelog.schema import identifier, read_tables
-from changelog.verify.digest import digest_tables
 from changelog.wire import Header, Page
 from server.catch_up import CatchUp
 from server.measures import Measures, failure_cause
@@ -28,6 +26,7 @@ from server.replica_file import Broken, ReplicaFile
 from server.road import Cause, Doubt, Road
 from server.state import SyncState
 from server.store import Store
+from server.verifier import CannotVerify, Verdict, compare_with_pi, remember
 
 FIRST_NAMED = ("batches", "cattle", "pens")  # in the log line of a full sync
 MALFORMED = 3  # frames in a row that do not decode, after which a snapshot is taken
@@ -35,15 +34,6 @@ LOOK_AGAIN = 1.0  # s between looks at the Pi's head, following by snapshots
 HISTORY_CHANGED: tuple[Cause, ...] = ("rewound", "new_epoch")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The comparison of both sides at one position: the rows of all tables, and the tables that differ."""
-
-    position: Position
-    rows: int
-    differing: tuple[str, ...]
 
 
 class Follower:
@@ -126,24 +116,30 @@ class Follower:
         self._store.record_sync("bootstrap", "ok", rows=rows, bytes=size, seconds=seconds, reason=doubt.reason)
         logger.info("Full sync completed: %d records", rows)
 
+    def compare(self, repair: bool = False) -> Verdict:
+        """Compare both sides at one position, to which the replica is brought, and mend rows. Raises CannotVerify where it cannot be."""
+        return compare_with_pi(self._client, self.file.checked(), lambda seq: self.pull(upto=seq), repair)
+
+    def start_anew(self, cause: PositionMismatch | HistoryTrimmed | Divergence | DamagedFile) -> None:
+        """A snapshot in the place of a replica that cannot go on, or cannot be compared, for this cause. Raises Stranger."""
+        if isinstance(cause, DamagedFile):
+            self.file.close()
+            doubt = Doubt("damaged", cause.message)
+        else:
+            doubt = Doubt.of(cause, self._store.accepted_epoch or "")
+            self._refuse_stranger(cause)
+        self.bootstrap(doubt)
+
     def verify(self) -> Verdict:
-        """Compare the digests of both sides at one position, to which the replica is brought. Raises Divergence where it cannot be."""
-        theirs = self._client.facts("/digest")
-        position = Position(theirs["epoch"], theirs["seq"], theirs["check"])
-        db = self.file.checked()
-        if position_of(db) != position:
-            self.pull(upto=position.seq)
-        with db:
-            if position_of(db) != position:
-                raise Divergence(f"the replica, at {position_of(db)}, cannot be brought to the Pi's position {position}")
-            ours = {name: asdict(found) for name, found in digest_tables(db).items()}
-        names = sorted(ours.keys() | theirs["tables"].keys())
-        differing = tuple(name for name in names if ours.get(name) != theirs["tables"].get(name))
-        result = f"differs in {', '.join(differing)}" if differing else "identical"
-        self._measures.verified(not differing)
-        self._state.verified(f"{result} at seq {position.seq}, {_stamp()}")
-        logger.log(logging.ERROR if differing else logging.INFO, "Compared with the Pi after sync: %s at seq %d", result, position.seq)
-        return Verdict(position, sum(t["rows"] for t in ours.values()), differing)
+        """Compare, without a repair, and remember the result. Raises Divergence where it cannot be done."""
+        try:
+            verdict = self.compare()
+        except CannotVerify as exc:
+            raise Divergence(exc.cause.message) if isinstance(exc.cause, DamagedFile) else exc.cause from exc
+        remember(self._store, self._state, self._measures, verdict)
+        level = logging.INFO if verdict.identical else logging.ERROR
+        logger.log(level, "Compared with the Pi after sync: %s", verdict.sentence())
+        return verdict
 
     def refill(self) -> None:
         """Fill the tables anew from the Pi's JSON export: what `bootstrap` does by file, without touching the file or its history."""

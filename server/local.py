@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -15,19 +16,33 @@ from server.sync import SyncService
 
 ASK_TIMEOUT = 3.0  # s
 RESYNC_TIMEOUT = 900.0  # s
+VERIFY_TIMEOUT = 1800.0  # s
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
 def resync_here_or_there(settings: Settings, json_export: bool) -> dict[str, Any]:
     """A resync by the server that runs here, else in this process. Raises what it raises, or Unavailable when that server refuses us."""
+    path = f"/office/api/resync?wait=1{'&from=json' if json_export else ''}"
+    return _here_or_there(settings, lambda sync: sync.follower.resync(json_export, "asked for on the command line"), path, RESYNC_TIMEOUT)
+
+
+def verify_here_or_there(settings: Settings, repair: bool) -> dict[str, Any]:
+    """A comparison with the Pi by the server that runs here, else in this process. Raises likewise."""
+    path = f"/office/api/verify?repair={int(repair)}"
+    return _here_or_there(settings, lambda sync: sync.verify(repair).facts(), path, VERIFY_TIMEOUT)
+
+
+def _here_or_there(settings: Settings, here: Callable[[SyncService], dict[str, Any]], there: str, timeout: float) -> dict[str, Any]:
     store, replica = Store(settings.server_db), Replica(settings.replica_db)
     sync = SyncService(settings, replica, store, SyncState(settings.stale_after))
     try:
-        with sync.lock:
-            return sync.follower.resync(json_export, "asked for on the command line")
-    except Conflict:
-        return _ask(settings, f"/office/api/resync?wait=1{'&from=json' if json_export else ''}", RESYNC_TIMEOUT, post=True)["data"]
+        try:
+            sync.lock.acquire()
+        except Conflict:
+            return _ask(settings, there, timeout, post=True)["data"]
+        return here(sync)
     finally:
+        sync.lock.release()
         sync.follower.close()
         replica.close()
         store.close()
@@ -45,10 +60,11 @@ def stored_status(settings: Settings) -> dict[str, Any]:
     """The same of a server that does not run (or does not trust loopback), as far as its files know it."""
     store, replica = Store(settings.server_db), Replica(settings.replica_db)
     epoch, seq = replica.position()
-    totals = store.totals()._asdict()
+    totals, last = store.totals()._asdict(), store.last_verify
     replica.close()
     store.close()
-    return {"running": False, "sync_interval": settings.db_sync_interval, **totals, "state": None, "epoch": epoch, "seq": seq}
+    verified = {"last_verify": last and last.result, "last_verify_at": last and last.at, "last_verify_ok": last and last.ok}
+    return {"running": False, "sync_interval": settings.db_sync_interval, **totals, "state": None, "epoch": epoch, "seq": seq} | verified
 
 
 def _ask(settings: Settings, path: str, timeout: float, post: bool = False) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import logging
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from server.instances import Instances
 
 CONNECT_TIMEOUT = 5.0  # s
 READ_TIMEOUT = 20.0  # s without a byte, over the time that a long poll may take
+COMPARE_TIMEOUT = 600.0  # s in which a Pi reads all its tables
+LARGEST_ANSWER = 256 * 2**20  # bytes of an answer in JSON, unpacked: one range may have large rows
 PIECE_BYTES = 16 * 1024  # of an answer, at a time: so much may be lost when a link breaks
 TRIES = 5  # of a snapshot's download that bring nothing; others go on where the one before broke off
 LOOKS = 3  # at who answers
@@ -36,6 +38,15 @@ _BY_STATUS = {
     cls.status: cls
     for cls in (errors.Unauthorized, errors.Forbidden, errors.HistoryTrimmed, errors.ProtocolMismatch, errors.TooMany, errors.BadRequest)
 } | {409: errors.PositionMismatch}
+
+
+def _bounded(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > LARGEST_ANSWER:
+            raise BrokenFrame(f"an answer of more than {LARGEST_ANSWER} bytes")
+        yield piece
 
 
 class PinnedAdapter(HTTPAdapter):
@@ -123,15 +134,54 @@ class PiClient:
             except ValueError as exc:
                 raise BrokenFrame(f"{self.host}{path} did not answer with JSON") from exc
 
+    def ask(self, method: str, path: str, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """The JSON of a question to `/api/sync` + path, and how many bytes it moved: both bodies, as they were on the wire.
+
+        A GET carries `asked` in its address, a POST as JSON.
+        """
+        moved = 0
+
+        def counted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+            nonlocal moved
+            for piece in pieces:
+                moved += len(piece)
+                yield piece
+
+        body = None if method == "GET" else json.dumps(asked, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        headers = {"Accept": "application/json", "Accept-Encoding": ACCEPTED}
+        with self._request(method, path, asked if body is None else {}, headers, COMPARE_TIMEOUT, body=body) as response:
+            answer = b"".join(_bounded(decompress(response.headers.get("Content-Encoding"), counted(self._chunks(response)))))
+        try:
+            found = json.loads(answer)
+        except ValueError as exc:
+            raise BrokenFrame(f"{self.host}{path} did not answer with JSON") from exc
+        if not isinstance(found, dict):
+            raise BrokenFrame(f"{self.host}{path} did not answer with an object")
+        return found, moved + len(body or b"")
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
 
+    def _get(self, path: str, asked: dict[str, Any], headers: dict[str, str], timeout: float) -> AbstractContextManager[requests.Response]:
+        return self._request("GET", path, asked, headers, timeout)
+
     @contextmanager
-    def _get(self, path: str, asked: dict[str, Any], headers: dict[str, str], timeout: float) -> Iterator[requests.Response]:
+    def _request(
+        self, method: str, path: str, asked: dict[str, Any], headers: dict[str, str], timeout: float, *, body: bytes | None = None
+    ) -> Iterator[requests.Response]:
+        if body is not None:
+            headers = {**headers, "Content-Type": "application/json"}
         try:
-            response = self._session.get(
-                self._base + path, params=asked, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, timeout), allow_redirects=False
+            response = self._session.request(
+                method,
+                self._base + path,
+                params=asked,
+                data=body,
+                headers=headers,
+                stream=True,
+                timeout=(CONNECT_TIMEOUT, timeout),
+                allow_redirects=False,
             )
         except requests.RequestException as exc:
             raise self._unreachable(exc) from exc

@@ -31,7 +31,9 @@ class Facts:
     alarm: str | None = None  # what somebody should act on though the replica follows
     fetched: int | None = None  # of a long catch-up: the newest seq that is here and not yet applied
     progress: tuple[int, int | None] | None = None  # bytes of a bootstrap that are here, and of how many
-    last_verify: str | None = None
+    last_verify: str | None = None  # the newest comparison with the Pi: its result in words, when it was (UTC), whether nothing differed
+    last_verify_at: str | None = None
+    last_verify_ok: bool | None = None
 
     @property
     def lag_changes(self) -> int | None:
@@ -120,10 +122,10 @@ class SyncState:
             self._touch()
             self._facts = replace(self._facts, state="refused", last_error=error, progress=None)
 
-    def verified(self, result: str) -> None:
-        """The newest comparison of both sides ended with `result`, a sentence with its time."""
+    def verified(self, result: str, at: str, ok: bool) -> None:
+        """The newest comparison of both sides ended with `result`, a sentence with its time `at` (UTC); `ok` when nothing differed."""
         with self._lock:
-            self._facts = replace(self._facts, last_verify=result)
+            self._facts = replace(self._facts, last_verify=result, last_verify_at=at, last_verify_ok=ok)
 
     def _touch(self) -> None:
         self._contact_at = self._clock()

@@ -1,4 +1,4 @@
-"""How the replica is doing, for programs: sync-status, resync, metrics, livez, readyz."""
+"""How the replica is doing, for programs: sync-status, resync, verify, metrics, livez, readyz."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from server.sync import SyncService
 
 BEARER = "Bearer "
 RESYNC_TIMEOUT = 900  # s
+VERIFY_TIMEOUT = 1800  # s
 
 status = Blueprint("status", __name__)
 
@@ -48,6 +49,18 @@ def metrics() -> Response:
     _require_reader()
     shown: OfficeMetrics = current_app.extensions["metrics"]
     return shown.response()
+
+
+@status.post("/office/api/verify")
+def verify() -> Any:
+    """Compare with the Pi now, and with `repair=1` mend what differs; the answer comes when it is done, and says what was found."""
+    if not _by_key():
+        if _session_role() != "admin":
+            raise Unauthorized("A verify needs an admin's session, or `Authorization: Bearer TOKEN` with a token of this server.")
+        check_csrf()
+    sync, repair = _sync(), request.args.get("repair") == "1"
+    job = sync.submit(lambda: sync.verify(repair).facts())
+    return {"success": True, "data": job.result(VERIFY_TIMEOUT)}
 
 
 @status.get("/livez")
@@ -89,6 +102,8 @@ def status_data() -> dict[str, Any]:
         "last_error": facts.last_error,
         "alarm": facts.alarm,
         "last_verify": facts.last_verify,
+        "last_verify_at": facts.last_verify_at,
+        "last_verify_ok": facts.last_verify_ok,
     }
 
 

@@ -42,9 +42,9 @@ CREATE TABLE IF NOT EXISTS sync_history(
   id INTEGER PRIMARY KEY,
   started_at TEXT NOT NULL,                       -- UTC, of the first of these syncs
   ended_at TEXT NOT NULL,                         -- UTC, of the last
-  kind TEXT NOT NULL,                             -- bootstrap or pull
+  kind TEXT NOT NULL,                             -- bootstrap, pull, verify or repair
   outcome TEXT NOT NULL,                          -- ok or failed
-  reason TEXT,                                    -- why a bootstrap was made, or why it failed
+  reason TEXT,                                    -- why a bootstrap was made, why it failed, or what differed
   times INTEGER NOT NULL,                         -- how many syncs this line stands for
   records INTEGER NOT NULL,
   bytes INTEGER NOT NULL,
@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS tokens(name TEXT PRIMARY KEY, hash BLOB NOT NULL, cre
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["bootstrap", "pull"]
+Kind = Literal["bootstrap", "pull", "verify", "repair"]
 Outcome = Literal["ok", "failed"]
 
 
@@ -67,6 +67,14 @@ class Totals(NamedTuple):
     failed_syncs: int
     total_records_synced: int
     last_sync_time: str | None
+
+
+class LastVerify(NamedTuple):
+    """The newest comparison with the Pi: when (UTC), whether nothing differed, and the result in words."""
+
+    at: str
+    ok: bool
+    result: str
 
 
 @dataclass(slots=True)
@@ -119,6 +127,26 @@ class Store:
         with self._db() as db:
             db.execute("INSERT OR REPLACE INTO settings VALUES ('accepted_epoch', ?)", (epoch,))
 
+    @property
+    def last_verify(self) -> LastVerify | None:
+        """The newest comparison with the Pi."""
+        at, ok, result = (self._setting(f"last_verify_{name}") for name in LastVerify._fields)
+        return LastVerify(at, ok == "1", result) if at and result else None
+
+    @last_verify.setter
+    def last_verify(self, last: LastVerify) -> None:
+        for name, value in zip(LastVerify._fields, (last.at, str(int(last.ok)), last.result), strict=True):
+            self._set(f"last_verify_{name}", value)
+
+    @property
+    def nightly_verify(self) -> str | None:
+        """When the newest nightly comparison was made (UTC text)."""
+        return self._setting("nightly_verify")
+
+    @nightly_verify.setter
+    def nightly_verify(self, at: str) -> None:
+        self._set("nightly_verify", at)
+
     def record_sync(
         self, kind: Kind, outcome: Outcome, *, rows: int = 0, bytes: int = 0, seconds: float = 0.0, reason: str | None = None
     ) -> None:
@@ -132,6 +160,15 @@ class Store:
                 line.bytes, line.seconds = line.bytes + bytes, line.seconds + seconds
             if self._clock() - self._flushed_at >= FLUSH_INTERVAL:
                 self.flush()
+
+    def record_verify(
+        self, kind: Kind, outcome: Outcome, *, rows: int = 0, bytes: int = 0, seconds: float = 0.0, reason: str | None = None
+    ) -> None:
+        """A line of the history about a comparison: it is no sync, and counts as none."""
+        with self._lock:
+            line = self._line_for(kind, outcome, reason, utc_text())
+            line.times, line.records, line.bytes, line.seconds = 1, rows, bytes, seconds
+            self.flush()
 
     def flush(self) -> None:
         """Write the counters and the newest history line."""
@@ -193,6 +230,14 @@ class Store:
         with self._lock:
             self.flush()
             self._drop()
+
+    def _setting(self, name: str) -> str | None:
+        with self._db() as db:
+            return one(db, "SELECT value FROM settings WHERE name=?", (name,))
+
+    def _set(self, name: str, value: str) -> None:
+        with self._db() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
     @contextmanager
     def _db(self) -> Iterator[apsw.Connection]:

@@ -21,6 +21,7 @@ from server.replica import Replica
 from server.road import Doubt
 from server.state import SyncState
 from server.store import Store
+from server.verifier import Nightly, Verdict, recall, record, verify
 
 LONGEST_WAIT = 2  # s of a long poll: between two of them the service sees that it is to stop, or that its file was replaced
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
@@ -39,6 +40,7 @@ class SyncService:
         self.measures = Measures()
         self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures)
         self.lock = ReplicaLock(settings)
+        self._nightly = Nightly(store, settings.verify_at)
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._failures = 0
@@ -48,6 +50,7 @@ class SyncService:
     def start(self) -> None:
         """Begin. Raises Conflict when another process follows with this replica."""
         self.lock.acquire()
+        recall(self._store, self._state, self.measures)
         logger.info("Database sync service initialized")
         self._thread.start()
 
@@ -72,6 +75,17 @@ class SyncService:
         """A page met damage in the replica's file: replace it."""
         self.submit(lambda: self.follower.bootstrap(Doubt("damaged", reason)))
 
+    def verify(self, repair: bool) -> Verdict:
+        """Compare with the Pi, and with `repair` mend what differs. Only on the sync thread, or where there is none: see `submit`.
+
+        Raises Conflict where there is no replica, Stranger, and what the Pi or the network refuses with.
+        """
+        if self.follower.position() is None:
+            raise Conflict("there is no replica yet that could be compared with the Pi: the server fetches one when it runs")
+        verdict = verify(self.follower, repair)
+        record(self._store, self._state, self.measures, verdict)
+        return verdict
+
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
         """Run `job` on the sync thread between two steps."""
         future: Future[Any] = Future()
@@ -83,6 +97,7 @@ class SyncService:
         """The waiting jobs and one turn; False when it failed, and the next one should wait a little."""
         try:
             self._run_jobs()
+            self._verify_when_due()
             self.follower.step(max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT))))
         except DroverError as exc:
             self._failed(exc)
@@ -114,6 +129,17 @@ class SyncService:
                 future.set_exception(exc)
                 if isinstance(exc, DroverError):
                     self._failed(exc)
+
+    def _verify_when_due(self) -> None:
+        """The nightly comparison. Where it cannot be made it is tried again a little later; following goes on."""
+        if not self._nightly.due() or self.follower.position() is None:
+            return
+        try:
+            self.verify(repair=True)
+            self._nightly.done()
+        except DroverError as exc:
+            self._nightly.failed()
+            logger.warning("The nightly comparison with the Pi could not be made and is tried again later: %s", exc.message)
 
     def _pause(self) -> None:
         self._failures += 1

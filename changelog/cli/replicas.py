@@ -7,18 +7,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import apsw
 import click
 
 from changelog.audit import LogFile, printable, shown
 from changelog.cli.group import DIVERGED, JSON, YES, opened, print_json, say
+from changelog.errors import Divergence
 from changelog.install import is_installed
 from changelog.primary import Primary
 from changelog.pull import Pulled
 from changelog.pull import pull_file as pull_once
+from changelog.replay import checkpoint, connect_replica
+from changelog.verify.check import Verification
 from changelog.verify.compare import Comparison, TableDifference, compare
 from changelog.verify.digest import TableDigest
+from changelog.verify.local import LocalPrimary
+from changelog.verify.naming import HERE
 
 ROWS_NAMED = 20  # of each table
 FOLLOW_WAIT = 1.0  # s between looks when nothing is committed
@@ -76,6 +82,68 @@ def pull(source: Path, target: Path, follow: bool, yes: bool, as_json: bool) -> 
                 print_pull(done, as_json)
     finally:
         primary.close()
+
+
+@click.command()
+@click.argument("a", type=EXISTING)
+@click.argument("b", type=EXISTING)
+@click.option("--repair", is_flag=True, help="Make the rows of B that differ what they are in A.")
+@JSON
+def verify(a: Path, b: Path, repair: bool, as_json: bool) -> None:
+    """Compare B, a replica, with its primary A: tables, counters, log. Exit code 3 when they differed, repaired or not.
+
+    \b
+    python -m changelog verify farm.db replica.db
+    python -m changelog verify farm.db replica.db --repair
+
+    B is brought to A's position first. Digests of ranges lead to the rows that differ; only those are read one by one, and mended.
+    """
+    primary, replica = Primary(a), connect_replica(b)
+    try:
+        other = LocalPrimary(primary)
+        verification = Verification(replica, other, lambda seq: other.pull(replica, seq), repair)
+        try:
+            found = verification.run().facts()
+        except Divergence as exc:
+            found = verification.report.facts() | {"identical": False, "reason": f"{exc.message} (python -m changelog pull takes one)"}
+        checkpoint(replica)
+    finally:
+        replica.close()
+        primary.close()
+    if as_json:
+        print_json(found)
+    else:
+        print_verified(found, "A")
+    sys.exit(0 if found["identical"] else DIVERGED)
+
+
+def print_verified(found: dict[str, Any], primary: str) -> None:
+    """What a comparison found, line by line; `found` is `Report.facts` and perhaps more."""
+    click.echo(f"position         {found['position'] or 'none was reached'}")
+    click.echo(
+        f"compared         {found['tables']} tables, {found['rows']} rows, {found['log_rows']} of the log, in {found['ranges']} ranges"
+    )
+    for difference in found["differences"]:
+        click.echo(printable(f"  {_difference(difference, primary)}"))
+    left = sum(found["differing"].values()) - len(found["differences"])
+    if left:
+        click.echo(f"  and {left} more")
+    if found.get("reason"):
+        click.echo(printable(f"not by rows      {found['reason']}"))
+    counts = ", ".join(f"{name} ({count})" for name, count in sorted(found["differing"].items()))
+    differing = f"in {counts}" if counts else ""
+    click.echo(
+        printable(f"both sides       {'identical' if found['identical'] else f'DIFFERED in {differing}' if differing else 'DIFFERED'}")
+    )
+    if found["repaired"] or found.get("snapshot"):
+        click.echo(f"repaired         {'by a snapshot' if found.get('snapshot') else str(found['repaired']) + ' rows'}")
+
+
+def _difference(found: dict[str, Any], primary: str) -> str:
+    where = f"{found['table']} {shown(found['key'])}"
+    if "only" in found:
+        return f"{where}  " + ("only here" if found["only"] == HERE else f"only on {primary}")
+    return f"{where}  " + ", ".join(f"{name}: {shown(a)} here | {shown(b)} on {primary}" for name, (a, b) in found["columns"].items())
 
 
 def print_pull(done: Pulled, as_json: bool) -> None:
