@@ -49,6 +49,8 @@ class Follower:
         self._catch_up = CatchUp(client, replica.path, self._fetched, stopping.is_set)
         self._malformed = 0  # frames in a row
         self._said = ""  # the reason of the bootstrap that is being tried
+        self._looked = False
+        self.unfamiliar = False  # whether the file was changed, or another one put there, while no server ran
 
     def step(self, wait: int = 0) -> None:
         """One turn: look at the replica's file, then pull (waiting up to `wait` s for news), or bootstrap where there is doubt.
@@ -179,7 +181,9 @@ class Follower:
     def close(self) -> None:
         """Close the replica's file; what is staged stays for the next start."""
         self._catch_up.close()
-        self.file.close()
+        self.file.finish()
+        if self._looked:
+            self._store.replica_file = self.file.fingerprint()
 
     def _pull(self, wait: int) -> Doubt | None:
         """Pull, or say why a snapshot is needed instead."""
@@ -244,6 +248,10 @@ class Follower:
             self._state.following(position_of(self.file.db).seq, by_snapshots=again.reason)
 
     def _opened(self, position: Position) -> None:
+        if not self._looked:  # the first time; after a kill nothing is known, and nothing suspected
+            self._looked = True
+            self.unfamiliar = self._store.replica_file not in (None, self.file.fingerprint())
+            self._store.replica_file = None
         self._state.position(position.epoch, position.seq)
         if self._store.accepted_epoch is None:  # server.db was lost, the replica was not
             self._store.accepted_epoch = position.epoch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -107,6 +108,21 @@ class ReplicaFile:
         if doubt:
             raise DamagedFile(f"the snapshot was put in place and cannot be opened: {doubt.reason}")
         return rescued
+
+    def fingerprint(self) -> str | None:
+        """By what the file is known again as long as nobody writes to it: its inode, size and time of change. None where there is none."""
+        try:
+            facts = self.path.stat()
+        except OSError:
+            return None
+        return f"{facts.st_ino}/{facts.st_size}/{facts.st_mtime_ns}"
+
+    def finish(self) -> None:
+        """Close the connection and leave all in the one file, for whoever copies it."""
+        if self._db is not None:
+            with suppress(apsw.Error):  # somebody reads on: then the -wal stays
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self.close()
 
     def close(self) -> None:
         """Close the connection."""

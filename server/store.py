@@ -147,6 +147,15 @@ class Store:
     def nightly_verify(self, at: str) -> None:
         self._set("nightly_verify", at)
 
+    @property
+    def replica_file(self) -> str | None:
+        """By what the replica's file, as this server left it, is known again; None while a server has it open, or after a kill."""
+        return self._setting("replica_file") or None
+
+    @replica_file.setter
+    def replica_file(self, fingerprint: str | None) -> None:
+        self._set("replica_file", fingerprint or "")
+
     def record_sync(
         self, kind: Kind, outcome: Outcome, *, rows: int = 0, bytes: int = 0, seconds: float = 0.0, reason: str | None = None
     ) -> None:

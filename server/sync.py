@@ -21,7 +21,8 @@ from server.replica import Replica
 from server.road import Doubt
 from server.state import SyncState
 from server.store import Store
-from server.verifier import Nightly, Verdict, recall, record, verify
+from server.upkeep import Upkeep
+from server.verifier import Verdict, recall, record, verify
 
 LONGEST_WAIT = 2  # s of a long poll: between two of them the service sees that it is to stop, or that its file was replaced
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
@@ -40,7 +41,9 @@ class SyncService:
         self.measures = Measures()
         self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures)
         self.lock = ReplicaLock(settings)
-        self._nightly = Nightly(store, settings.verify_at)
+        self._upkeep = Upkeep(
+            self.follower, store, lambda: self.verify(repair=True), verify_at=settings.verify_at, keep_days=settings.audit_keep_days
+        )
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._failures = 0
@@ -97,8 +100,8 @@ class SyncService:
         """The waiting jobs and one turn; False when it failed, and the next one should wait a little."""
         try:
             self._run_jobs()
-            self._verify_when_due()
             self.follower.step(max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT))))
+            self._upkeep.step()
         except DroverError as exc:
             self._failed(exc)
             return False
@@ -129,17 +132,6 @@ class SyncService:
                 future.set_exception(exc)
                 if isinstance(exc, DroverError):
                     self._failed(exc)
-
-    def _verify_when_due(self) -> None:
-        """The nightly comparison. Where it cannot be made it is tried again a little later; following goes on."""
-        if not self._nightly.due() or self.follower.position() is None:
-            return
-        try:
-            self.verify(repair=True)
-            self._nightly.done()
-        except DroverError as exc:
-            self._nightly.failed()
-            logger.warning("The nightly comparison with the Pi could not be made and is tried again later: %s", exc.message)
 
     def _pause(self) -> None:
         self._failures += 1

@@ -114,7 +114,7 @@ def test_a_lost_replica_is_whole_again_in_time_with_the_interval_that_nobody_cha
     assert farm.status()["sync_interval"] == 10
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [*DAMAGES, put_a_copy_of_it_there])
 def test_a_lost_or_damaged_replica_is_whole_again_by_itself_after_a_start(filled_farm: Farm, damage: Damage) -> None:
     farm = filled_farm
     browser = farm.login()
