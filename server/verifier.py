@@ -19,7 +19,7 @@ from changelog.errors import DamagedFile, Divergence, HistoryTrimmed, PositionMi
 from changelog.position import Position
 from changelog.verify.answers import Answer
 from changelog.verify.check import Verification
-from changelog.verify.naming import sentence
+from changelog.verify.naming import counted, sentence
 from changelog.verify.report import Report
 from server.clock import utc_text
 from server.pi_client import PiClient
@@ -76,8 +76,8 @@ class Verdict:
 
     def sentence(self) -> str:
         """The result in words, with its time."""
-        where = f"at seq {self.position.seq}, " if self.position else ""
-        return f"{self._result()} {where}{self.at}Z".replace(" , ", ", ")
+        where = f" at seq {self.position.seq}" if self.position else ""
+        return f"{self._result()}{where}, {self.at}Z"
 
     def facts(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -91,7 +91,7 @@ class Verdict:
         found = f"differed in {tables}" if tables else f"could not be compared: {self.reason}"
         if self.snapshot:
             return f"{found}; a snapshot was taken"
-        return f"{found}; {self.report.repaired} rows repaired" if self.mended else f"{found}; not repaired"
+        return f"{found}; {counted(self.report.repaired)} repaired" if self.mended else f"{found}; not repaired"
 
 
 class RemotePrimary:
