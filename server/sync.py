@@ -19,7 +19,7 @@ from server.pi_client import PiClient
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
-from server.verifier import Nightly, Verdict, recall, record, verify
+from server.verifier import Nightly, Verdict, record, verify
 
 LONGEST_WAIT = 2  # s of a long poll: between two of them the service sees that it is to stop, or that its file was replaced
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
@@ -47,7 +47,6 @@ class SyncService:
     def start(self) -> None:
         """Begin. Raises Conflict when another process follows with this replica."""
         self.lock.acquire()
-        recall(self._store, self._state)
         logger.info("Database sync service initialized")
         self._thread.start()
 

@@ -398,7 +398,7 @@ def test_answers_carry_strict_headers(office: Office) -> None:
 
 
 FIELDS = ["running", "sync_interval", "last_sync_time", "total_syncs", "successful_syncs", "failed_syncs", "total_records_synced"]
-FIELDS += ["state", "epoch", "seq", "head", "lag_changes", "lag_seconds", "last_error", "last_verify"]
+FIELDS += ["state", "epoch", "seq", "head", "lag_changes", "lag_seconds", "last_error", "last_verify", "last_verify_at", "last_verify_ok"]
 
 
 def test_the_status_has_the_fields_of_the_document_first(office: Office) -> None:
