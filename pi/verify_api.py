@@ -10,11 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 import apsw
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
 
 from changelog.compression import choose, compress
 from changelog.errors import Unavailable
 from changelog.node.access import int_argument, json_body
+from changelog.node.runner import stopping
 from changelog.position import Position
 from changelog.primary import Primary
 from changelog.schema import schema_hash
@@ -23,6 +24,7 @@ from changelog.verify.digest import digest_tables
 from pi.keys import Keys
 
 LARGEST_QUESTION = 4 * 2**20  # bytes
+LOOK_EVERY = 2_000_000  # steps of SQLite's machine, some tens of ms, between two looks whether the Pi is to stop
 TURN = 20.0  # s that a comparison waits for another one: each reads whole tables, and one processor of the Pi is enough
 
 
@@ -37,7 +39,7 @@ def blueprint(primary: Primary, keys: Keys) -> Blueprint:
         if not turn.acquire(timeout=TURN):
             raise Unavailable("another replica is being compared with this Pi: try again in a minute", retry_after=60)
         try:
-            with primary.snapshot() as db:
+            with primary.snapshot() as db, _ended_by(stopping(current_app), db):
                 yield db
         finally:
             turn.release()
@@ -69,6 +71,18 @@ def blueprint(primary: Primary, keys: Keys) -> Blueprint:
             return _json(question(db, asked))
 
     return routes
+
+
+@contextmanager
+def _ended_by(event: threading.Event, db: apsw.Connection) -> Iterator[None]:
+    """A Pi that is to stop does not read its tables to their end. Raises Unavailable."""
+    db.set_progress_handler(event.is_set, LOOK_EVERY)
+    try:
+        yield
+    except apsw.InterruptError as exc:
+        raise Unavailable("this Pi is stopping") from exc
+    finally:
+        db.set_progress_handler(None)
 
 
 def _whole_tables(db: apsw.Connection) -> dict[str, Any]:

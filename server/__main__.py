@@ -30,6 +30,7 @@ from server.rescued import print_rescued
 from server.state import SyncState
 from server.store import Store
 from server.sync import SyncService
+from server.verifier import recall
 
 DIVERGED = 3  # exit code
 
@@ -70,10 +71,11 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     """The application and what runs beside it, made in the worker process."""
     replica, store = Replica(settings.replica_db), Store(settings.server_db, checkpoints=True)
     services: list[Service] = [OpenFiles(store, replica)]
+    state = SyncState(settings.stale_after, "starting" if settings.is_server_ui else "pages-only")
+    recall(store, state)
     if not settings.is_server_ui:
         logger.info("Pages only (IS_SERVER_UI=False): this server does not follow the Pi")
-        return create_app(settings, replica, store, SyncState(settings.stale_after, "pages-only"), None), services
-    state = SyncState(settings.stale_after)
+        return create_app(settings, replica, store, state, None), services
     sync = SyncService(settings, replica, store, state)
     replica.when_broken = sync.replica_broke
     return create_app(settings, replica, store, state, sync), [*services, sync]

@@ -138,7 +138,7 @@ class Follower:
             verdict = self.compare()
         except CannotVerify as exc:
             raise Divergence(exc.cause.message) if isinstance(exc.cause, DamagedFile) else exc.cause from exc
-        remember(self._store, self._state, self._measures, verdict)
+        remember(self._store, self._state, verdict)
         level = logging.INFO if verdict.identical else logging.ERROR
         logger.log(level, "Compared with the Pi after sync: %s", verdict.sentence())
         return verdict

@@ -60,7 +60,6 @@ class Measures:
         self._failures = metrics.counter("drover_apply_errors", "Turns of the sync service that failed, by cause.", ["reason"])
         words = "Whole copies of the Pi's database that were fetched and installed, by cause."
         self._bootstraps = metrics.counter("drover_bootstraps", words, ["reason"])
-        self._verified: tuple[float, bool] | None = None  # when (UNIX time) and whether both sides were the same
         for cause in get_args(FailureCause):
             self._failures.labels(cause)  # so that a rate over the first one is seen
         for cause in get_args(Cause):
@@ -83,17 +82,6 @@ class Measures:
         """A turn failed; `reason` is a FailureCause, and what is none counts as `other`."""
         self._failures.labels(reason if reason in get_args(FailureCause) else "other").inc()
 
-    def verified(self, identical: bool, at: float | None = None) -> None:
-        """Both sides were compared, now or `at` that UNIX time."""
-        self._verified = time.time() if at is None else at, identical
-
-    def verify_metrics(self) -> Iterator[Metric]:
-        """The newest comparison, once there was one."""
-        if self._verified is not None:
-            at, identical = self._verified
-            yield gauge("drover_last_verify_timestamp_seconds", "UNIX time of the newest comparison of the replica with the Pi.", at)
-            yield gauge("drover_verify_ok", "1 if that comparison found both sides identical, else 0.", identical)
-
 
 def failure_cause(exc: BaseException) -> FailureCause:
     """The class of what ended a turn."""
@@ -106,7 +94,7 @@ class OfficeMetrics:
     def __init__(self, office: Office) -> None:
         self._office, self._metrics = office, office.measures.metrics
         self._log = LogFile(office.settings.replica_db)
-        for facts in (self._of_the_service, office.measures.verify_metrics, self._of_the_replica, self._of_the_disk):
+        for facts in (self._of_the_service, self._of_the_replica, self._of_the_disk):
             self._metrics.ask(facts)
 
     def response(self) -> Response:
@@ -132,6 +120,10 @@ class OfficeMetrics:
         if success is not None:
             words = "UNIX time of the newest sync that succeeded, before a restart too."
             yield gauge("drover_last_success_timestamp_seconds", words, success)
+        if facts.last_verify_at is not None:
+            words = "UNIX time of the newest comparison of the replica with the Pi."
+            yield gauge("drover_last_verify_timestamp_seconds", words, _unix_time(facts.last_verify_at))
+            yield gauge("drover_verify_ok", "1 if that comparison found both sides identical, else 0.", bool(facts.last_verify_ok))
 
     def _of_the_replica(self) -> Iterator[Metric]:
         return self._log.metrics(_applied)
@@ -145,12 +137,16 @@ class OfficeMetrics:
             text = self._office.store.totals().last_sync_time
         except UNREADABLE:
             return None
-        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() if text else None
+        return _unix_time(text) if text else None
 
 
 def _applied(db: apsw.Connection, facts: LogFacts) -> Iterator[Metric]:
     for (seq,) in db.execute("SELECT seq FROM changelog_position"):
         yield gauge("drover_applied_seq", "The newest change (seq) that the replica holds.", seq)
+
+
+def _unix_time(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
 def _lag(facts: Facts, success: float | None) -> float:

@@ -22,7 +22,7 @@ from server.road import Doubt
 from server.state import SyncState
 from server.store import Store
 from server.upkeep import Upkeep
-from server.verifier import Verdict, recall, record, verify
+from server.verifier import Verdict, record, verify
 
 LONGEST_WAIT = 2  # s of a long poll: between two of them the service sees that it is to stop, or that its file was replaced
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
@@ -53,7 +53,6 @@ class SyncService:
     def start(self) -> None:
         """Begin. Raises Conflict when another process follows with this replica."""
         self.lock.acquire()
-        recall(self._store, self._state, self.measures)
         logger.info("Database sync service initialized")
         self._thread.start()
 
@@ -86,7 +85,7 @@ class SyncService:
         if self.follower.position() is None:
             raise Conflict("there is no replica yet that could be compared with the Pi: the server fetches one when it runs")
         verdict = verify(self.follower, repair)
-        record(self._store, self._state, self.measures, verdict)
+        record(self._store, self._state, verdict)
         return verdict
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:

@@ -19,10 +19,9 @@ from changelog.errors import DamagedFile, Divergence, HistoryTrimmed, PositionMi
 from changelog.position import Position
 from changelog.verify.answers import Answer
 from changelog.verify.check import Verification
-from changelog.verify.naming import sentence
+from changelog.verify.naming import counted, sentence
 from changelog.verify.report import Report
 from server.clock import utc_text
-from server.measures import Measures
 from server.pi_client import PiClient
 from server.state import SyncState
 from server.store import LastVerify, Store
@@ -77,8 +76,8 @@ class Verdict:
 
     def sentence(self) -> str:
         """The result in words, with its time."""
-        where = f"at seq {self.position.seq}, " if self.position else ""
-        return f"{self._result()} {where}{self.at}Z".replace(" , ", ", ")
+        where = f" at seq {self.position.seq}" if self.position else ""
+        return f"{self._result()}{where}, {self.at}Z"
 
     def facts(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -92,7 +91,7 @@ class Verdict:
         found = f"differed in {tables}" if tables else f"could not be compared: {self.reason}"
         if self.snapshot:
             return f"{found}; a snapshot was taken"
-        return f"{found}; {self.report.repaired} rows repaired" if self.mended else f"{found}; not repaired"
+        return f"{found}; {counted(self.report.repaired)} repaired" if self.mended else f"{found}; not repaired"
 
 
 class RemotePrimary:
@@ -177,9 +176,9 @@ def _joined(first: Verdict, last: Verdict) -> Verdict:
     return first
 
 
-def record(store: Store, state: SyncState, measures: Measures, verdict: Verdict) -> None:
-    """Into the log, the history, the status, the page and the metrics."""
-    remember(store, state, measures, verdict)
+def record(store: Store, state: SyncState, verdict: Verdict) -> None:
+    """Into the log, the history, the status and the page."""
+    remember(store, state, verdict)
     named = [sentence(d) for d in verdict.report.differences]
     for line in named[:NAMED_IN_LOG]:
         logger.error("Differs from the Pi: %s", line)
@@ -197,18 +196,16 @@ def record(store: Store, state: SyncState, measures: Measures, verdict: Verdict)
     )
 
 
-def remember(store: Store, state: SyncState, measures: Measures, verdict: Verdict) -> None:
-    """The newest result, for the status, the page and the metrics, over restarts."""
-    measures.verified(verdict.identical)
+def remember(store: Store, state: SyncState, verdict: Verdict) -> None:
+    """The newest result, for the status and the page, over restarts."""
     store.last_verify = LastVerify(verdict.at, verdict.identical, verdict.sentence())
     state.verified(verdict.sentence(), verdict.at, verdict.identical)
 
 
-def recall(store: Store, state: SyncState, measures: Measures) -> None:
+def recall(store: Store, state: SyncState) -> None:
     """At the start: what the newest comparison found."""
     last = store.last_verify
     if last:
-        measures.verified(last.ok, datetime.fromisoformat(last.at).replace(tzinfo=UTC).timestamp())
         state.verified(last.result, last.at, last.ok)
 
 

@@ -24,7 +24,7 @@ from changelog.verify.check import Verification
 from changelog.verify.compare import Comparison, TableDifference, compare
 from changelog.verify.digest import TableDigest
 from changelog.verify.local import LocalPrimary
-from changelog.verify.naming import HERE
+from changelog.verify.naming import HERE, counted
 
 ROWS_NAMED = 20  # of each table
 FOLLOW_WAIT = 1.0  # s between looks when nothing is committed
@@ -136,7 +136,7 @@ def print_verified(found: dict[str, Any], primary: str) -> None:
         printable(f"both sides       {'identical' if found['identical'] else f'DIFFERED in {differing}' if differing else 'DIFFERED'}")
     )
     if found["repaired"] or found.get("snapshot"):
-        click.echo(f"repaired         {'by a snapshot' if found.get('snapshot') else str(found['repaired']) + ' rows'}")
+        click.echo(f"repaired         {'by a snapshot' if found.get('snapshot') else counted(found['repaired'])}")
 
 
 def _difference(found: dict[str, Any], primary: str) -> str:

@@ -55,6 +55,11 @@ def shown_key(key: Key) -> Any:
     return values[0] if len(values) == 1 else values
 
 
+def counted(rows: int) -> str:
+    """So many rows, in words."""
+    return f"{rows} row{'' if rows == 1 else 's'}"
+
+
 def sentence(difference: dict[str, Any]) -> str:
     """A difference on one line."""
     where = f"{difference['table']} {difference['key']!r}"

@@ -146,15 +146,14 @@ def part_of(db: apsw.Connection, scope: Scope, range_: Range) -> Part:
 
 def split(db: apsw.Connection, scope: Scope, range_: Range, parts: int) -> Iterator[Part]:
     """Cut a range into at most `parts` of about the same number of rows, none smaller than LEAST_ROWS. At least one part."""
-    step = max(LEAST_ROWS, -(-count_in(db, scope, range_) // parts))
+    left = count_in(db, scope, range_)
+    step = max(LEAST_ROWS, -(-left // parts))
     after = range_.after
-    while True:
-        upto = _key_at(db, scope, Range(after, range_.upto), step - 1)
-        if upto is None:
-            yield part_of(db, scope, Range(after, range_.upto))
-            return
-        yield part_of(db, scope, Range(after, upto))
-        after = upto
+    while left > step and (upto := _key_at(db, scope, Range(after, range_.upto), step - 1)) is not None:
+        part = part_of(db, scope, Range(after, upto))
+        yield part
+        after, left = upto, left - part.rows
+    yield part_of(db, scope, Range(after, range_.upto))
 
 
 def _key_at(db: apsw.Connection, scope: Scope, range_: Range, skip: int) -> Key | None:
