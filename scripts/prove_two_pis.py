@@ -34,7 +34,7 @@ LONGEST_CALM = 5.0  # s without a warning, once there was one
 MOST_COPIES = {"stranger": 0, "clone": 1}  # a clone that answers for the first time may be our Pi, restored from a backup
 AGAIN_OURS = 20.0  # s after which the server is to hold our rows again
 CALM = ("starting", "bootstrapping", "following", "stale", "snapshots", "pages-only")  # states that are no alarm
-ALARM = re.compile(r"accept|another history|two Pis|lost \d+ changes")  # what else the line says only when it warns
+ALARM = re.compile(r"accept|another history|Two Pis|lost \d+ changes")  # what else the line says only when it warns
 OURS, THEIRS = "the rows of ours", "the rows of the other"  # notes of a batch on the page
 NOTES = "UPDATE batches SET notes='{}' WHERE id=1"
 
@@ -79,8 +79,8 @@ class Office:
 
     def _warns(self, page: str) -> bool:
         """Whether the replication line of the page is one of alarm."""
-        line = re.search(r'<aside id="replication" class="replication ([\w-]+)".*?</aside>', page, re.DOTALL)
-        if line is None or (line[1] in CALM and not ALARM.search(line[0])):
+        line = re.search(r'<aside id="replication" class="replication ([\w-]+)( alarm)?".*?</aside>', page, re.DOTALL)
+        if line is None or (line[1] in CALM and not line[2] and not ALARM.search(line[0])):
             return False
         self.warnings[" ".join(re.sub(r"<[^>]+>", " ", line[0]).split())[:200]] += 1
         return True

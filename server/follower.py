@@ -235,7 +235,7 @@ class Follower:
             self._client.look_again()
             if self._client.instances.rivals:
                 raise Stranger(
-                    f"two Pis answer at {self._client.host}, and their histories differ: this server stays with the rows that it has."
+                    f"Two Pis answer at {self._client.host}, and their histories differ: this server stays with the rows that it has."
                     " Take one of them off the network"
                 )
         if doubt.cause != "missing":

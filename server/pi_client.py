@@ -121,7 +121,7 @@ class PiClient:
                     download.receive(response.headers, response.status_code, self._chunks(response), progress)
             except Unreachable:
                 vain = 0 if download.done > had else vain + 1
-                if vain == TRIES:
+                if not download.done or vain == TRIES:
                     raise
         download.check()
         return download.done
