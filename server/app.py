@@ -10,7 +10,8 @@ from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from server import show
 from server.login import install_login
-from server.measures import Measures, OfficeMetrics
+from server.measures import Measures
+from server.metrics import OfficeMetrics
 from server.office import Office, office
 from server.pages import pages
 from server.replica import Replica

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, current_app, request
 from changelog.errors import Conflict, Forbidden, Unauthorized, Unavailable
 from changelog.node.access import from_loopback
 from server.login import check_csrf, session_user
-from server.measures import OfficeMetrics
+from server.metrics import OfficeMetrics
 from server.office import office
 from server.sync import SyncService
 

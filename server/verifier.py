@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import apsw
 
@@ -25,9 +25,6 @@ from server.clock import utc_text
 from server.pi_client import PiClient
 from server.state import SyncState
 from server.store import LastVerify, Store
-
-if TYPE_CHECKING:
-    from server.follower import Follower
 
 SNAPSHOTS = 2  # taken for one verify: after the first the two sides are equal, unless the Pi's history begins anew once more
 NAMED_IN_LOG = 50  # differences, a line each
@@ -127,6 +124,16 @@ class CannotVerify(Exception):
         super().__init__(cause.message)
 
 
+class Replicating(Protocol):
+    """The one who writes the replica: `server/follower.py`."""
+
+    def compare(self, repair: bool = False) -> Verdict:
+        """Compare both sides at one position. Raises CannotVerify."""
+
+    def start_anew(self, cause: PositionMismatch | HistoryTrimmed | Divergence | DamagedFile) -> None:
+        """A snapshot in the place of a replica that cannot be compared, for this cause."""
+
+
 def compare_with_pi(client: PiClient, db: apsw.Connection, pull_to: Callable[[int], object], repair: bool) -> Verdict:
     """Compare the replica behind `db`, its writing connection, which `pull_to` brings to a seq; with `repair` mend it row by row.
 
@@ -144,7 +151,7 @@ def compare_with_pi(client: PiClient, db: apsw.Connection, pull_to: Callable[[in
     return verdict
 
 
-def verify(follower: Follower, repair: bool) -> Verdict:
+def verify(follower: Replicating, repair: bool) -> Verdict:
     """One comparison by the sync thread, with the one road out of doubt: where rows cannot mend the replica, a snapshot, with `repair`.
 
     A snapshot is taken in any case where the Pi's history began anew. Raises Stranger, and what the Pi or the network refuses with.
