@@ -81,3 +81,18 @@ def test_a_pi_killed_again_and_again_while_it_trims_loses_no_position(farm: Farm
     farm.assert_identical(20)
     farm.pi.sql("UPDATE cattle SET weight=3 WHERE id%100=0")
     farm.assert_identical()
+
+
+def test_the_replica_trims_its_own_log_by_age_and_follows_on(farm: Farm) -> None:
+    farm.fill(50)
+    farm.pi.sql("UPDATE changelog SET at='2020-01-01T00:00:00.000Z'")
+    farm.server.settings["AUDIT_KEEP_DAYS"] = 7
+    farm.start()
+    eventually(lambda: farm.server.sql("SELECT count(*) FROM changelog") == "1")  # the head stays: it is the position
+    assert "The replica's own log was trimmed" in farm.server.log
+    farm.pi.sql("UPDATE cattle SET weight=2")
+    farm.assert_identical()
+    assert farm.server.sql("SELECT count(*), count(DISTINCT old) FROM changelog_audit WHERE col='weight' AND op='U'") == "50|1"
+    assert int(farm.pi.sql("SELECT count(*) FROM changelog")) > 100, "the Pi keeps its own"
+    verified = farm.server.command("verify", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
