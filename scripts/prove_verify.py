@@ -93,7 +93,11 @@ SMALL_FARM = 150  # animals
 DDL = ["CREATE TABLE IF NOT EXISTS made_{0}(id INTEGER PRIMARY KEY, v)", "CREATE INDEX made_index_{0} ON cattle(weight)"]
 DDL += ["ALTER TABLE odd_none ADD COLUMN c{0} DEFAULT {0}", "DROP INDEX IF EXISTS made_index_{1}", "DROP TABLE IF EXISTS made_{1}"]
 DDL_EVERY = 25  # verifies
+LARGE_VERIFIES = 5
 PAUSE = 0.1  # s between two writes of each writer: the log, which each comparison reads whole, is not to grow for the sake of the proof
+
+
+Wait = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -249,31 +253,36 @@ class Proof:
     # -- 2
 
     def alarms(self, count: int) -> None:
-        """Compare while others write."""
-        outcome, seconds = Counter[str](), list[float]()
+        """Compare while others write; every other while nothing is compared, with the same writers, for the waits of one of them."""
+        outcome, seconds, spans = Counter[str](), list[float](), list[tuple[float, float]]()
+
+        def alternate() -> None:
+            for first in range(0, count, DDL_EVERY):
+                began = time.monotonic()
+                self._verify_often(range(first, min(count, first + DDL_EVERY)), outcome, seconds)
+                spans.append((began, time.monotonic()))
+                self._follow_only(spans[-1][1] - began, first)
+
         with self._writers():
-            quiet = self._waits(lambda: self._follow_only(min(60, max(5, count / 10))))
-            busy = self._waits(lambda: self._verify_often(count, outcome, seconds))
+            taken = self._waits(alternate)
         click.echo(f"{count} verifies under concurrent writes: {dict(outcome)}; seconds: {_spread(seconds)}")
         click.echo(f"the Pi's head is at seq {self.farm.pi.sql('SELECT max(seq) FROM changelog')}")
-        _show_waits("without verify", quiet)
-        _show_waits("during verify ", busy)
+        _show_waits(taken, spans)
         self.office.step()
         if not self._alike():
             self.fail("the files differ at the end")
 
-    def _follow_only(self, seconds: float) -> None:
+    def _follow_only(self, seconds: float, number: int) -> None:
         """What the office does when it compares nothing."""
+        self._change_schema(number + 1_000_000)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.office.step()
             time.sleep(PAUSE)
 
-    def _verify_often(self, count: int, outcome: Counter[str], seconds: list[float]) -> None:
-        for number in range(count):
-            if number % DDL_EVERY == DDL_EVERY - 1:
-                which = self.chance.choice(DDL).format(number, number - DDL_EVERY * self.chance.choice([1, 2]))
-                outcome["DDL"] += _typed(self.farm.pi.database, which)
+    def _verify_often(self, numbers: range, outcome: Counter[str], seconds: list[float]) -> None:
+        outcome["DDL"] += self._change_schema(numbers[0])
+        for number in numbers:
             try:
                 verdict = self.office.verify(repair=self.chance.random() < 0.5)
             except DroverError as exc:
@@ -284,6 +293,9 @@ class Proof:
             outcome["identical" if verdict.identical else "FALSE ALARM"] += 1
             if not verdict.identical:
                 self.fail(f"verify {number}: {verdict.sentence()} {verdict.reason} {verdict.report.differences[:3]}")
+
+    def _change_schema(self, number: int) -> bool:
+        return _typed(self.farm.pi.database, self.chance.choice(DDL).format(number, number - DDL_EVERY * self.chance.choice([1, 2])))
 
     @contextmanager
     def _writers(self) -> Iterator[None]:
@@ -315,8 +327,8 @@ class Proof:
 
     # -- waits of a writer
 
-    def _waits(self, work: Any) -> dict[str, list[float]]:
-        """How long each write took (ms) while `work` ran: payloads to the Pi's own writer, and commits by another program."""
+    def _waits(self, work: Any) -> dict[str, list[Wait]]:
+        """Start (s) and length (ms) of each write while `work` ran: payloads to the Pi's own writer, and commits by another program."""
         context = multiprocessing.get_context("spawn")
         stop, queue = context.Event(), context.Queue()
         arguments = (str(self.farm.pi.database), self.farm.pi.url, str(self.farm.pi.data / "pi-cert.pem"), stop, queue)
@@ -342,10 +354,16 @@ class Proof:
         _fill(self.farm.pi.database, cattle)
         self.farm.pi.start()
         self.office.step()
-        quiet = self._waits(lambda: time.sleep(10))
-        before = _memory(self.farm)
-        found: list[Verdict] = []
-        busy = self._waits(lambda: found.extend(self.office.verify() for _ in range(3)))
+        before, found, spans = _memory(self.farm), list[Verdict](), list[tuple[float, float]]()
+
+        def alternate() -> None:
+            for _ in range(LARGE_VERIFIES):
+                began = time.monotonic()
+                found.append(self.office.verify())
+                spans.append((began, time.monotonic()))
+                time.sleep(spans[-1][1] - began)
+
+        taken = self._waits(alternate)
         if not all(v.identical for v in found):
             self.fail(f"{[v.sentence() for v in found]}")
         first = found[0]
@@ -361,15 +379,14 @@ class Proof:
         click.echo(f"one cell found and mended in {repaired.seconds:.2f} s, {repaired.moved} bytes moved, the second comparison included")
         after = _memory(self.farm)
         click.echo(f"peak memory, MB, before and after: the Pi {before[0]:.0f} -> {after[0]:.0f}, here {before[1]:.0f} -> {after[1]:.0f}")
-        _show_waits("without verify", quiet)
-        _show_waits("during verify ", busy)
+        _show_waits(taken, spans)
 
 
 def write_payloads(_database: str, url: str, certificate: str, stop: Any, queue: Any) -> None:
     """A radio's payloads, one after another, to the Pi's own writer. (A process of its own.)"""
     import requests
 
-    session, taken, number = requests.Session(), list[float](), int(time.time() * 1000)
+    session, taken, number = requests.Session(), list[Wait](), int(time.time() * 1000)
     session.verify, session.trust_env = certificate, False
 
     def send(number: int) -> None:
@@ -386,7 +403,7 @@ def write_payloads(_database: str, url: str, certificate: str, stop: Any, queue:
 
 def write_rows(database: str, _url: str, _certificate: str, stop: Any, queue: Any) -> None:
     """Another program on the Pi that commits rows. (A process of its own.)"""
-    db, taken = connect(database), list[float]()
+    db, taken = connect(database), list[Wait]()
     db.set_busy_timeout(10_000)
 
     def commit() -> None:
@@ -402,17 +419,19 @@ def write_rows(database: str, _url: str, _certificate: str, stop: Any, queue: An
     queue.put(("a commit of another program", taken))
 
 
-def _timed(work: Any) -> float:
-    began = time.monotonic()
+def _timed(work: Any) -> Wait:
+    began = time.monotonic()  # one clock for all processes of a machine
     work()
-    return (time.monotonic() - began) * 1000
+    return began, (time.monotonic() - began) * 1000
 
 
-def _show_waits(when: str, found: dict[str, list[float]]) -> None:
+def _show_waits(found: dict[str, list[Wait]], spans: list[tuple[float, float]]) -> None:
+    """The waits in the spans of time in which something was compared, and in the others."""
     for what, taken in sorted(found.items()):
-        ordered = sorted(taken)
-        p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * q))] for q in (0.5, 0.99))
-        click.echo(f"{when}: {what}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {ordered[-1]:.1f} ms, of {len(ordered)}")
+        for when, inside in (("during verify ", True), ("without verify", False)):
+            waits = sorted(ms for began, ms in taken if any(low - ms / 1000 <= began <= high for low, high in spans) is inside)
+            p50, p99 = (waits[min(len(waits) - 1, int(len(waits) * q))] for q in (0.5, 0.99))
+            click.echo(f"{when}: {what}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {waits[-1]:.1f} ms, of {len(waits)}")
 
 
 def _spread(values: list[Any]) -> str:
