@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import click
 from flask import Flask
 
 from changelog.cli.replicas import print_pull, print_verified
+from changelog.connection import connect
 from changelog.errors import DroverError
 from changelog.node.logs import start_logging
 from changelog.node.runner import Role, Service
@@ -47,9 +48,11 @@ class OpenFiles:
         """They are open already."""
 
     def stop(self) -> None:
-        """Write what is counted, close both."""
+        """Write what is counted, close both, so that no -wal stays behind: the last connection to close removes it, if it may write."""
         self.store.close()
         self.replica.close()
+        with suppress(DroverError):
+            connect(self.replica.path).close()
 
 
 @click.group()

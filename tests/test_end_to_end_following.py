@@ -295,9 +295,11 @@ def test_a_second_server_on_the_same_replica_is_refused_in_one_line(running_farm
     eventually(lambda: running_farm.status()["total_syncs"] > before)
 
 
-def test_a_pi_that_stops_in_the_middle_of_a_long_poll_leaves_its_database_in_one_file(farm: Farm) -> None:
+def test_who_stops_in_the_middle_of_a_long_poll_leaves_a_database_in_one_file(farm: Farm) -> None:
     farm.start()
     farm.fill(5)
     farm.assert_identical()
     farm.pi.stop()
     assert sorted(path.name for path in farm.pi.data.glob("farm.db*")) == ["farm.db"]
+    farm.server.stop()
+    assert sorted(path.name for path in farm.server.data.glob("replica.db*")) == ["replica.db"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import apsw
 from flask import Response, request
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
@@ -26,6 +26,8 @@ from changelog.connection import Path_, connect, one
 from changelog.errors import DroverError, NotAPrimary
 from changelog.log import head
 from changelog.retention import about_log_bytes
+
+disable_created_metrics()  # when a counter began to be is nobody's question, and doubles the page
 
 PATIENCE = 100  # ms that a scrape waits for somebody's lock
 BYTES_KEPT = 60.0  # s for which the size of the log is not worked out again
