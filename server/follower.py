@@ -111,7 +111,7 @@ class Follower:
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
         if rescued is not None:
-            self._state.alarmed(f"The Pi has lost {rescued.changes} changes that were here. They are kept: the page Replication lists them.")
+            self._state.alarmed(f"The Pi has lost {rescued.changes} changes that were here. They are kept: see the page Replication.")
         rows, seconds = sum(counts.values()), time.monotonic() - started
         self.road.taken(doubt, seconds)
         self._measures.bootstrapped(doubt.cause)
