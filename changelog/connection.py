@@ -96,6 +96,12 @@ def connect(
         if readonly:
             db.pragma("query_only", True)
         db.pragma("schema_version")  # the first read: here a file that is no database shows itself
+    except apsw.ReadOnlyError:  # a program was killed while it wrote: its journal must be rolled back first, by somebody who may
+        db.close()
+        if not readonly or not os.access(path, os.W_OK):
+            raise
+        connect(path).close()
+        return connect(path, readonly=True, patience=patience)
     except (apsw.NotADBError, apsw.CorruptError, apsw.IOError) as exc:
         db.close()
         raise DamagedFile(f"{path} is not a database, or is damaged: {exc}", path=str(path)) from exc

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -171,3 +174,16 @@ def test_readers_go_on_while_a_writer_waits(path: Path, db: apsw.Connection) -> 
     wait_until(lambda: one(reader, "SELECT count(*) FROM t") == 1)
     reader.close()
     other.close()
+
+
+def test_a_reader_rolls_back_what_a_killed_writer_left_half_done(tmp_path: Path) -> None:
+    path = tmp_path / "killed.db"
+    killed = """import os, sys, apsw
+db = apsw.Connection(sys.argv[1])
+db.execute("CREATE TABLE t(v); INSERT INTO t VALUES('whole')")
+db.execute("PRAGMA cache_size=1; BEGIN; UPDATE t SET v=hex(zeroblob(100000)); INSERT INTO t SELECT v FROM t")
+os.kill(os.getpid(), 9)"""
+    subprocess.run([sys.executable, "-c", killed, str(path)], check=False)
+    assert path.with_name("killed.db-journal").stat().st_size > 0
+    with closing(connection.connect(path, readonly=True)) as db:
+        assert db.execute("SELECT v FROM t").fetchall() == [("whole",)]
