@@ -12,7 +12,7 @@ from typing import Any
 import engineio  # type: ignore[import-untyped]
 import socketio  # type: ignore[import-untyped]
 import websocket
-from engineio import base_client  # type: ignore[import-untyped]
+from engineio import base_client
 
 from changelog.errors import Unreachable
 from changelog.node.settings import Settings
@@ -54,7 +54,6 @@ class PiSocket(socketio.Client):
         self._refusal = ""
         self.eio.on("disconnect", self._over)
         self.on("changelog", lambda argument=None, *more: received(argument))
-        self.on("connect_error", self._refused)
 
     def open(self, headers: dict[str, str]) -> None:
         """Connect. Raises Unreachable with the fact `state`: "unreachable", "untrusted", "no socket" or "refused"."""
@@ -93,9 +92,10 @@ class PiSocket(socketio.Client):
         self.ended.set()
         self._handle_eio_disconnect(reason)
 
-    def _refused(self, data: object = None, *_more: object) -> None:
+    def _handle_error(self, namespace: str, data: Any) -> None:
         message = data.get("message") if isinstance(data, dict) else data
         self._refusal = _printable(str(message or "without a reason"))
+        super()._handle_error(namespace, data)
 
     def _handle_eio_message(self, data: Any) -> None:
         try:

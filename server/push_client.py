@@ -81,8 +81,8 @@ class PushClient:
             self._say("up")
             connection.ended.wait()
         finally:
-            connection.hang_up()
             self._linked(False)
+            connection.hang_up()
 
     def _received(self, argument: object) -> None:
         offer = parse_offer(argument)
