@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import apsw
 
@@ -18,6 +19,9 @@ from changelog.schema import Table, identifier, read_tables, tables_with_trigger
 from changelog.values import RawText
 from changelog.wire import FACTS, Page, Row
 
+_Known = tuple[int, dict[tuple[str, int], Table], set[str]]  # schema_version, tables by name and generation, names of those with triggers
+_KNOWN: WeakKeyDictionary[apsw.Connection, _Known] = WeakKeyDictionary()
+
 
 class Applier:
     """Applies pages of log rows to the tables and to the replica's own log, inside the caller's transaction."""
@@ -26,7 +30,8 @@ class Applier:
         self._db = db
         self._cursor = db.cursor()
         self._log_only = log_only
-        self._look_at_schema()
+        self._shapes: dict[Any, _Shape] = {}
+        self._recall_schema()
 
     def apply(self, pages: Iterable[Page]) -> Row | None:
         """Apply every row and return the last one. Raises Divergence at the first surprise."""
@@ -44,12 +49,26 @@ class Applier:
                     raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=rows[0][0]) from exc
         return last
 
+    def _recall_schema(self) -> None:
+        """The schema as the frame before left it: to read it takes longer than to apply one row."""
+        version = self._db.pragma("schema_version")
+        known = _KNOWN.get(self._db)
+        if known is not None and known[0] == version:
+            _, self._tables, self._triggered = known
+            self._indexed: set[str] = set()
+            return
+        self._look_at_schema()
+        # Not from within a transaction that has changed it: what is rolled back gives its number to the next change. And not with
+        # full-text indexes, whose triggers others take away.
+        if not self._indexed:
+            _KNOWN[self._db] = version, self._tables, self._triggered
+
     def _look_at_schema(self) -> None:
         tables = read_tables(self._db)
         self._tables = {(t.name, t.gen): t for t in tables}
         self._indexed = keep_indexes(self._db, tables)
         self._triggered = tables_with_triggers(self._db)
-        self._shapes: dict[Any, _Shape] = {}
+        self._shapes = {}
 
     def _apply_ddl(self, row: Row) -> None:
         reshape(self._db, row[len(FACTS)])

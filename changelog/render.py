@@ -94,4 +94,3 @@ def table_objects(db: apsw.Connection, table: Table) -> Iterable[dict[str, Any]]
     names = row_names(table)
     for row in table_rows(db, table):
         yield dict(zip(names, map(for_json, row), strict=True))
-

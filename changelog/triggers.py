@@ -23,6 +23,7 @@ _FACTS = "at,nonce,tbl,op,key,gen"
 _HINT = " (to drop a column: python -m changelog ddl FILE SQL)"
 OUR_TRIGGER = re.compile(rf"_changelog_(?:ai|au|ad|bi|bu)_(.*){re.escape(_HINT)}", re.DOTALL)  # group 1: the table, as it was named then
 
+
 def log_all_rows(table: Table) -> str:
     """The statement that logs every row of a table that has just appeared."""
     columns = ",".join(f"n{i}" for i in range(len(table.columns)))

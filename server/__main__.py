@@ -25,6 +25,7 @@ from changelog.pull import pull as pull_from
 from server.app import create_app
 from server.local import local_status, resync_here_or_there, stored_status, verify_here_or_there
 from server.pi_client import PiClient
+from server.push_client import PushClient
 from server.remote import RemoteSource, settings_for
 from server.replica import Replica
 from server.rescued import print_rescued
@@ -81,7 +82,8 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
         return create_app(settings, replica, store, state, None), services
     sync = SyncService(settings, replica, store, state)
     replica.when_broken = sync.replica_broke
-    return create_app(settings, replica, store, state, sync), [*services, sync]
+    push = PushClient(settings, store.replica_id, offer=sync.offer, linked=sync.linked, ignored=sync.measures.ignored)
+    return create_app(settings, replica, store, state, sync), [*services, sync, push]
 
 
 @main.command()

@@ -52,6 +52,11 @@ class CatchUp:
                     raise
         return staging.frame()
 
+    @property
+    def begun(self) -> bool:
+        """Whether something is here that waits for the rest of its frame."""
+        return self._staging.header is not None
+
     def discard(self) -> None:
         """Forget what was fetched."""
         self._staging.discard()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import apsw
 
 from changelog.bootstrap import clear, fit_out
 from changelog.connection import connect, one
-from changelog.errors import BrokenFrame, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, Stranger, Unavailable
+from changelog.errors import BrokenFrame, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, ProtocolMismatch, Stranger, Unavailable
 from changelog.position import Position
 from changelog.replay import TableContents, checkpoint, position_of, replay
 from changelog.schema import identifier, read_tables
-from changelog.wire import Header, Page
+from changelog.wire import Header, Page, decode_frame
 from server.catch_up import CatchUp
 from server.measures import Measures, failure_cause
 from server.pi_client import PiClient
@@ -31,6 +31,7 @@ from server.verifier import CannotVerify, Verdict, compare_with_pi, remember
 FIRST_NAMED = ("batches", "cattle", "pens")  # in the log line of a full sync
 MALFORMED = 3  # frames in a row that do not decode, after which a snapshot is taken
 LOOK_AGAIN = 1.0  # s between looks at the Pi's head, following by snapshots
+Applied = Callable[[int, int], object]  # seq before, seq after; 0 before where it was not by replay, so that the log tells less than all
 HISTORY_CHANGED: tuple[Cause, ...] = ("rewound", "new_epoch")
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,22 @@ class Follower:
     """The writing side of the replica. Used by one thread of one process: see `server/sync.py`."""
 
     def __init__(
-        self, replica: Replica, store: Store, state: SyncState, client: PiClient, stopping: threading.Event, *, measures: Measures
+        self,
+        replica: Replica,
+        store: Store,
+        state: SyncState,
+        client: PiClient,
+        stopping: threading.Event,
+        *,
+        measures: Measures,
+        applied: Applied = lambda before, after: None,
     ) -> None:
-        """`stopping`: when set, a step that takes long ends as soon as it can. `measures` is told what was done."""
+        """`stopping`: when set, a step that takes long ends as soon as it can. `measures` is told what was done.
+
+        `applied` is told the seq before and after, when other rows can be read from then on: after each replay and each bootstrap.
+        """
         self._store, self._state, self._client, self._stopping, self._measures = store, state, client, stopping, measures
+        self._applied = applied
         self.file = ReplicaFile(replica, self._opened)
         self.road = Road()
         self._catch_up = CatchUp(client, replica.path, self._fetched, stopping.is_set)
@@ -63,6 +76,32 @@ class Follower:
         if doubt is not None:
             self._take_road(doubt)
 
+    def look(self) -> None:
+        """Look at the replica's file, and bootstrap where there is doubt. Raises what `step` raises."""
+        doubt = self.file.doubt()
+        if doubt is not None:
+            self._take_road(doubt)
+
+    def apply(self, frame: bytes) -> bool:
+        """Replay a frame that was pushed, if it leads on from exactly where the replica is.
+
+        False, and nothing has happened, where it does not, where it cannot be read, and where following by change is not what is done now:
+        a pull tells how to go on.
+        """
+        if self.road.repeated or self._catch_up.begun or self.file.glance() is not None:
+            return False
+        db = self.file.db
+        try:
+            header, pages = decode_frame([frame])
+            before = position_of(db)
+            if header.start != before:
+                return False
+            self._advance(db, before, (header, self._counted(pages)))
+        except (BrokenFrame, ProtocolMismatch, Divergence, *Broken) as exc:
+            logger.warning("What the Pi pushed does not fit and is asked for: %s", exc)
+            return False
+        return True
+
     def pull(self, wait: int = 0, upto: int | None = None) -> int:
         """Replay what is new, up to seq `upto` or all; returns how many changes that were.
 
@@ -70,19 +109,7 @@ class Follower:
         """
         db = self.file.db
         before = position_of(db)
-        frame = self._catch_up.frame(before, wait=wait, upto=upto)
-        started = time.monotonic()
-        after = self._replayed(db, frame)
-        if after != before:
-            self._measures.applied(after.seq - before.seq, time.monotonic() - started)
-        self.file.index_for_pages()
-        self._state.position(after.epoch, after.seq)
-        self._state.following(frame[0].upto)
-        checkpoint(db)
-        count = after.seq - before.seq
-        self._store.record_sync("pull", "ok", rows=count, seconds=time.monotonic() - started)
-        logger.debug("Incremental sync: %d records updated", count)
-        return count
+        return self._advance(db, before, self._catch_up.frame(before, wait=wait, upto=upto))
 
     def bootstrap(self, doubt: Doubt) -> None:
         """Replace the replica by a snapshot of the Pi, in one step. Raises Stranger, and what the Pi or the network refuses with."""
@@ -110,6 +137,7 @@ class Follower:
         self._store.accepted_epoch = position.epoch
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
+        self._applied(0, position.seq)
         if rescued is not None:
             self._state.alarmed(f"The Pi has lost {rescued.changes} changes that were here. They are kept: see the page Replication.")
         rows, seconds = sum(counts.values()), time.monotonic() - started
@@ -149,6 +177,7 @@ class Follower:
         db = self.file.checked()
         after = self._replayed(db, self._catch_up.frame(position_of(db), upto=export["seq"]), export["data"])
         self._state.position(after.epoch, after.seq)
+        self._applied(0, after.seq)
         logger.info("Full sync completed from the JSON export: %d records", sum(export["counts"].values()))
 
     def resync(self, json_export: bool, reason: str) -> dict[str, Any]:
@@ -173,6 +202,14 @@ class Follower:
             "diverged_before": list(diverged_before),
             "diverged_after": list(verdict.differing),
         }
+
+    @property
+    def reached(self) -> Position | None:
+        """Where the open file is, or None where none is open: `position` without a look at the path."""
+        try:
+            return position_of(self.file.db)
+        except DamagedFile:
+            return None
 
     def position(self) -> Position | None:
         """Where the replica is, or None where there is none."""
@@ -202,6 +239,28 @@ class Follower:
             self.file.close()
             return Doubt("damaged", f"{self.file.path} is damaged: {exc}")
         return None
+
+    def _advance(self, db: apsw.Connection, before: Position, frame: tuple[Header, Iterator[Page]]) -> int:
+        """Replay a frame and tell everybody; returns how many changes it had."""
+        started = time.monotonic()
+        after = self._replayed(db, frame)
+        count = after.seq - before.seq
+        if count:
+            self._measures.applied(count, time.monotonic() - started)
+        self.file.index_for_pages()
+        self._state.position(after.epoch, after.seq)
+        self._state.following(frame[0].upto)
+        if count:
+            self._applied(before.seq, after.seq)
+        checkpoint(db)
+        self._store.record_sync("pull", "ok", rows=count, seconds=time.monotonic() - started)
+        logger.debug("Incremental sync: %d records updated", count)
+        return count
+
+    def _counted(self, pages: Iterator[Page]) -> Iterator[Page]:
+        for page in pages:
+            self._measures.received(len(page.rows))
+            yield page
 
     def _replayed(self, db: apsw.Connection, frame: tuple[Header, Iterator[Page]], contents: TableContents | None = None) -> Position:
         """Replay a frame that was fetched as a whole; what does not decode, or fit, is never tried again."""

@@ -49,12 +49,23 @@ class Measures:
             "drover_apply_duration_seconds", "Seconds from the Pi's reply to the commit of the changes in it.", APPLY_BUCKETS
         )
         self._failures = metrics.counter("drover_apply_errors", "Turns of the sync service that failed, by cause.", ["reason"])
+        self._pushed = metrics.counter("drover_pushed_applied", "Frames that the Pi pushed over its socket and that were replayed.")
+        words = "Events of the Pi's socket that were malformed, or whose frame was not what the replica needed next."
+        self._ignored = metrics.counter("drover_pushed_ignored", words)
         words = "Whole copies of the Pi's database that were fetched and installed, by cause."
         self._bootstraps = metrics.counter("drover_bootstraps", words, ["reason"])
         for cause in get_args(FailureCause):
             self._failures.labels(cause)  # so that a rate over the first one is seen
         for cause in get_args(Cause):
             self._bootstraps.labels(cause)
+
+    def pushed(self) -> None:
+        """A frame that was pushed was replayed."""
+        self._pushed.inc()
+
+    def ignored(self) -> None:
+        """An event of the Pi's socket was malformed, or its frame did not fit."""
+        self._ignored.inc()
 
     def applied(self, changes: int, seconds: float) -> None:
         """So many changes (more than none) were replayed and committed, in `seconds`."""

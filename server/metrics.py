@@ -39,6 +39,7 @@ class OfficeMetrics:
         )
         words = "1 if the rows shown may be old, because the Pi is silent, refused or not followed, else 0."
         yield gauge("drover_stale", words, facts.state in ("stale", "refused", "pages-only"))
+        yield gauge("drover_push_connected", "1 while the Pi's socket is up, over which it pushes its changes, else 0.", facts.push)
         if facts.head is not None:
             yield gauge("drover_head_seq", "The newest change (seq) of the Pi that this server has heard of.", facts.head)
         if facts.lag_changes is not None:

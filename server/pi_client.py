@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import ssl
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,16 +11,16 @@ from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from changelog import errors
 from changelog.compression import ACCEPTED, decompress
-from changelog.errors import BrokenFrame, ConfigError, DroverError, Unreachable
+from changelog.errors import BrokenFrame, DroverError, Unreachable
 from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.wire import MEDIA_TYPE, Header, split_frame
 from server.download import Download, Progress
 from server.instances import Instances
+from server.pinned import PinnedAdapter, innermost, trusted_context, why_unreachable
 
 CONNECT_TIMEOUT = 5.0  # s
 READ_TIMEOUT = 20.0  # s without a byte, over the time that a long poll may take
@@ -49,21 +48,6 @@ def _bounded(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-class PinnedAdapter(HTTPAdapter):
-    """Trusts what its SSL context trusts, whatever the environment says (requests lets REQUESTS_CA_BUNDLE override `verify`)."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> Any:
-        """The pool of connections, with our context."""
-        return super().init_poolmanager(*args, ssl_context=self._context, assert_hostname=self._context.check_hostname or False, **kwargs)
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Nothing: requests would load its own CAs into the connection here."""
-
-
 class PiClient:
     """The sync API of the Pi that `settings` names. Safe for one thread."""
 
@@ -77,7 +61,7 @@ class PiClient:
         self._session.trust_env = False
         self._session.headers.update({"X-API-Key": settings.pi_api_key, "X-Replica-Id": replica_id})
         if settings.use_ssl_for_pi:
-            self._session.mount("https://", PinnedAdapter(self._tls_context()))
+            self._session.mount("https://", PinnedAdapter(trusted_context(settings)))
 
     @contextmanager
     def frame(
@@ -184,7 +168,7 @@ class PiClient:
                 allow_redirects=False,
             )
         except requests.RequestException as exc:
-            raise self._unreachable(exc) from exc
+            raise Unreachable(why_unreachable(innermost(exc), self._settings)) from exc
         with response:
             self.instances.answered(response.headers.get("X-Primary-Instance"))
             if not response.ok:
@@ -209,31 +193,3 @@ class PiClient:
         message = f"{self.host}: {facts.get('message') or response.reason} (HTTP {response.status_code}{hint})"
         error = _BY_STATUS.get(response.status_code, Unreachable)
         return error(message, **{k: facts[k] for k in ("epoch", "oldest", "head", "descends") if k in facts})
-
-    def _unreachable(self, exc: requests.RequestException) -> Unreachable:
-        cause: BaseException = exc
-        while isinstance(inner := cause.__cause__ or cause.__context__, Exception):
-            cause = inner
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            pinned = f"is not the one pinned in {self._settings.pi_cert}" if self._settings.use_self_signed_cert else "is not trusted"
-            return Unreachable(f"the certificate of {self.host} {pinned}: nothing was sent ({cause.verify_message})")
-        if isinstance(cause, ssl.SSLError):
-            return Unreachable(f"{self.host} does not speak TLS as expected: {cause.reason or cause} (see USE_SSL_FOR_PI)")
-        if isinstance(cause, TimeoutError) and "handshake" in str(cause):  # a plain http server waits for the rest of our request
-            return Unreachable(f"{self.host} does not answer in TLS (see USE_SSL_FOR_PI): {cause}")
-        text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-        return Unreachable(f"{self.host} cannot be reached: {text}")
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if not self._settings.use_self_signed_cert:
-            return ssl.create_default_context()
-        try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_verify_locations(cafile=self._settings.pi_cert)
-        except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(
-                f"the Pi's certificate {self._settings.pi_cert} cannot be read ({exc}): copy it from the Pi, it is what this server trusts"
-            ) from exc
-        context.check_hostname = False  # exactly one certificate is trusted, by whatever address the Pi is reached
-        return context

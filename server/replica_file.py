@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from server.indexes import LOCAL_INDEXES
 from server.replica import Replica
 from server.road import Doubt
 
+LOOK_EVERY = 1.0  # s between two looks that open the file anew, while one commit follows another
+
 logger = logging.getLogger(__name__)
 
 Broken = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)  # what a statement raises on a file that was damaged under it
@@ -38,6 +41,7 @@ class ReplicaFile:
         self._file: tuple[int, int] | None = None
         self._journal: dict[str, tuple[int, int] | None] = {}
         self._size = 0  # bytes of the file when it was last looked at; a replica's file never shrinks
+        self._doubted_at = -LOOK_EVERY
         self._indexed_schema = 0  # SQLite's schema_version when the pages' indexes were last made
 
     @property
@@ -54,8 +58,15 @@ class ReplicaFile:
             raise DamagedFile(doubt.reason)
         return self.db
 
+    def glance(self) -> Doubt | None:
+        """`doubt`, if the last look is some time ago; else only what costs next to nothing: whether the same file is there, and whole."""
+        if self._db is None or time.monotonic() - self._doubted_at > LOOK_EVERY or identity(self.path) != self._file:
+            return self.doubt()
+        return None
+
     def doubt(self) -> Doubt | None:
         """Why the file at the path is not a replica that can be gone on with, or None. A new connection sees what an open one may not."""
+        self._doubted_at = time.monotonic()
         try:
             if self._db is not None and identity(self.path) not in (None, self._file):
                 drop_journal(self.path, self._journal)

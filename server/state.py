@@ -29,6 +29,7 @@ class Facts:
     last_contact: str | None = None  # UTC
     last_error: str | None = None
     alarm: str | None = None  # what somebody should act on though the replica follows
+    push: bool = False  # whether the Pi's socket is up, over which it says at once what is new
     fetched: int | None = None  # of a long catch-up: the newest seq that is here and not yet applied
     progress: tuple[int, int | None] | None = None  # bytes of a bootstrap that are here, and of how many
     last_verify: str | None = None  # the newest comparison with the Pi: its result in words, when it was (UTC), whether nothing differed
@@ -99,6 +100,11 @@ class SyncState:
         with self._lock:
             self._touch()
             self._facts = replace(self._facts, head=head, fetched=fetched)
+
+    def linked(self, up: bool) -> None:
+        """The Pi's socket came up, or went down."""
+        with self._lock:
+            self._facts = replace(self._facts, push=up)
 
     def doubted(self, reason: str) -> None:
         """The replica cannot go on from where it is: its rows are stale until a snapshot has replaced them."""

@@ -99,6 +99,7 @@ def status_data() -> dict[str, Any]:
         "head": facts.head,
         "lag_changes": facts.lag_changes,
         "lag_seconds": None if facts.lag_seconds is None else round(facts.lag_seconds, 3),
+        "push": facts.push,
         "last_error": facts.last_error,
         "alarm": facts.alarm,
         "last_verify": facts.last_verify,

@@ -14,8 +14,9 @@ from typing import Any
 
 from changelog.errors import Conflict, DroverError, Stranger, Unauthorized
 from changelog.node.settings import Settings
-from server.follower import Follower
+from server.follower import Applied, Follower
 from server.measures import Measures, failure_cause
+from server.offers import LONGEST_WAIT, Offer, Offers
 from server.pi_client import PiClient
 from server.replica import Replica
 from server.road import Doubt
@@ -24,7 +25,6 @@ from server.store import Store
 from server.upkeep import Upkeep
 from server.verifier import Verdict, record, verify
 
-LONGEST_WAIT = 2  # s of a long poll: between two of them the service sees that it is to stop, or that its file was replaced
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
 STOP_TIMEOUT = 3.0  # s
 
@@ -34,18 +34,27 @@ logger = logging.getLogger(__name__)
 class SyncService:
     """Runs a Follower in a thread, one step after another, and other work for it in between."""
 
-    def __init__(self, settings: Settings, replica: Replica, store: Store, state: SyncState) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        replica: Replica,
+        store: Store,
+        state: SyncState,
+        applied: Applied = lambda before, after: None,
+    ) -> None:
+        """`applied`: see `Follower`; called on the sync thread, so it must return at once."""
         self._settings, self._store, self._state = settings, store, state
         self._stopping = threading.Event()
         self._client = PiClient(settings, store.replica_id)
         self.measures = Measures()
-        self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures)
+        self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures, applied=applied)
         self.lock = ReplicaLock(settings)
         self._upkeep = Upkeep(
             self.follower, store, lambda: self.verify(repair=True), verify_at=settings.verify_at, keep_days=settings.audit_keep_days
         )
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._wake = threading.Event()
+        self._offers = Offers(settings.db_sync_interval, self._wake)
         self._failures = 0
         self._said = ""
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
@@ -95,23 +104,58 @@ class SyncService:
         self._wake.set()
         return future
 
+    def offer(self, offer: Offer) -> None:
+        """The Pi says what is new. Called on the socket's thread; returns at once."""
+        self._offers.put(offer)
+        if not self._failures:  # while pulls fail, their back-off is not cut short by what may be the cause
+            self._wake.set()
+
+    def linked(self, up: bool) -> None:
+        """The Pi's socket came up, or went down. Likewise."""
+        self._state.linked(up)
+        self._offers.link(up)
+
     def step(self) -> bool:
         """The waiting jobs and one turn; False when it failed, and the next one should wait a little."""
         try:
             self._run_jobs()
-            self.follower.step(max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT))))
+            self._follow()
             self._upkeep.step()
         except DroverError as exc:
             self._failed(exc)
+            self._offers.pull_soon()
             return False
         except Exception as exc:  # what nobody foresaw ends one turn, not the service
             logger.exception("Database sync met an unexpected error")
             self._failed(DroverError(f"{type(exc).__name__}: {exc}"), failure_cause(exc))
+            self._offers.pull_soon()
             return False
         if self._said:
             logger.info("Database sync goes on with %s", self._client.host)
         self._failures, self._said = 0, ""
         return True
+
+    def _follow(self) -> None:
+        """Apply what was pushed; pull where that does not fit, and now and then; without a socket let the Pi answer when there is news."""
+        offers = self._offers.take()
+        fit = all(self._use(offer) for offer in offers)  # up to the first that does not: a pull brings the rest
+        if not self._offers.up:
+            self.follower.step(max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT))))
+        elif not fit or self._offers.pull_is_due:
+            self._offers.pulling()
+            self.follower.step()
+        elif not offers and not self._offers.wait():
+            self.follower.look()
+
+    def _use(self, offer: Offer) -> bool:
+        """Whether nothing is left to be asked for: the replica has come to where the Pi was then."""
+        if offer.is_behind(self.follower.reached):
+            return True
+        if offer.frame is None:
+            return False
+        fits = self.follower.apply(offer.frame)
+        (self.measures.pushed if fits else self.measures.ignored)()
+        return fits
 
     def _run(self) -> None:
         while not self._stopping.is_set():
