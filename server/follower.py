@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from server.verifier import CannotVerify, Verdict, compare_with_pi, remember
 FIRST_NAMED = ("batches", "cattle", "pens")  # in the log line of a full sync
 MALFORMED = 3  # frames in a row that do not decode, after which a snapshot is taken
 LOOK_AGAIN = 1.0  # s between looks at the Pi's head, following by snapshots
+Applied = Callable[[int, int], object]  # seq before, seq after; 0 before where it was not by replay, so that the log tells less than all
 HISTORY_CHANGED: tuple[Cause, ...] = ("rewound", "new_epoch")
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,19 @@ class Follower:
     """The writing side of the replica. Used by one thread of one process: see `server/sync.py`."""
 
     def __init__(
-        self, replica: Replica, store: Store, state: SyncState, client: PiClient, stopping: threading.Event, *, measures: Measures
+        self,
+        replica: Replica,
+        store: Store,
+        state: SyncState,
+        client: PiClient,
+        stopping: threading.Event,
+        *,
+        measures: Measures,
+        applied: Applied = lambda before, after: None,
     ) -> None:
         """`stopping`: when set, a step that takes long ends as soon as it can. `measures` is told what was done."""
         self._store, self._state, self._client, self._stopping, self._measures = store, state, client, stopping, measures
+        self._applied = applied
         self.file = ReplicaFile(replica, self._opened)
         self.road = Road()
         self._catch_up = CatchUp(client, replica.path, self._fetched, stopping.is_set)
@@ -78,6 +88,8 @@ class Follower:
         self.file.index_for_pages()
         self._state.position(after.epoch, after.seq)
         self._state.following(frame[0].upto)
+        if after != before:
+            self._applied(before.seq, after.seq)
         checkpoint(db)
         count = after.seq - before.seq
         self._store.record_sync("pull", "ok", rows=count, seconds=time.monotonic() - started)
@@ -110,6 +122,7 @@ class Follower:
         self._store.accepted_epoch = position.epoch
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
+        self._applied(0, position.seq)
         if rescued is not None:
             self._state.alarmed(f"The Pi has lost {rescued.changes} changes that were here. They are kept: see `python -m server rescued`")
         rows, seconds = sum(counts.values()), time.monotonic() - started
@@ -149,6 +162,7 @@ class Follower:
         db = self.file.checked()
         after = self._replayed(db, self._catch_up.frame(position_of(db), upto=export["seq"]), export["data"])
         self._state.position(after.epoch, after.seq)
+        self._applied(0, after.seq)
         logger.info("Full sync completed from the JSON export: %d records", sum(export["counts"].values()))
 
     def resync(self, json_export: bool, reason: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from changelog.errors import Conflict, DroverError, Stranger, Unauthorized
 from changelog.node.settings import Settings
-from server.follower import Follower
+from server.follower import Applied, Follower
 from server.measures import Measures, failure_cause
 from server.pi_client import PiClient
 from server.replica import Replica
@@ -34,12 +34,15 @@ logger = logging.getLogger(__name__)
 class SyncService:
     """Runs a Follower in a thread, one step after another, and other work for it in between."""
 
-    def __init__(self, settings: Settings, replica: Replica, store: Store, state: SyncState) -> None:
+    def __init__(
+        self, settings: Settings, replica: Replica, store: Store, state: SyncState, applied: Applied = lambda before, after: None
+    ) -> None:
+        """`applied`: see `Follower`; called on the sync thread, so it must return at once."""
         self._settings, self._store, self._state = settings, store, state
         self._stopping = threading.Event()
         self._client = PiClient(settings, store.replica_id)
         self.measures = Measures()
-        self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures)
+        self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures, applied=applied)
         self.lock = ReplicaLock(settings)
         self._upkeep = Upkeep(
             self.follower, store, lambda: self.verify(repair=True), verify_at=settings.verify_at, keep_days=settings.audit_keep_days
