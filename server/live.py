@@ -123,7 +123,8 @@ class Live:
         try:
             with self._replica.read() as db:
                 rows, columns = read_log(db, before, after, MOST_ROWS), columns_of(db)
-            yield from map(_slim, events_of(rows, _masked(columns)))
+            events = [_slim(event) for event in events_of(rows, _masked(columns))]
+            yield from events or [("reload", {"seq": after})]  # nothing of the farm, yet the log went on: its schema changed
         except HistoryTrimmed:  # another file is in its place
             yield "reload", {"seq": after}
         except Exception:
