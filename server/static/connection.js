@@ -19,6 +19,7 @@ export function connection(poll) {
     state = now;
     const word = WORDS[now][0];
     sign.textContent = typeof word === "string" ? word : word(poll / 1000);
+    sign.title = WORDS[now][1];
     sign.dataset.state = now;
     sign.hidden = false;
     clearTimeout(timer);

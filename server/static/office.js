@@ -9,6 +9,7 @@ import { refresher } from "./refresh.js";
 const POLL = 3000; // ms between looks at the sync status without a socket
 const CHECK = 30000; // ms between looks with one: what is told is a hint, and a hint may be lost
 
+const TICK = 1000; // ms between two looks at the clock
 const LEAVING = 500; // ms that a page which signs out has to be gone
 
 const line = document.getElementById("replication");
@@ -59,8 +60,8 @@ function follow() {
     down: () => { shown.linked(false); look(); },
   });
   setInterval(() => {
-    if (performance.now() - looked >= (socket?.isUp() ? CHECK : POLL) - 50) look();
-  }, POLL);
+    if (performance.now() - looked >= (socket?.isUp() ? CHECK : POLL) - TICK / 2) look();
+  }, TICK);
   document.addEventListener("visibilitychange", wake);
   document.addEventListener("resume", wake);
   addEventListener("online", wake);
