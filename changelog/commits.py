@@ -77,6 +77,12 @@ class CommitWatcher:
         """Somebody in this process has just committed: look now."""
         self._stirred.set()
 
+    def release(self) -> None:
+        """Let those who wait look up, as if the file had moved: one of them is to stop."""
+        with self._changed:
+            self._moves += 1
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Let everybody go, and close the file."""
         with self._changed:
@@ -154,9 +160,7 @@ class CommitWatcher:
         if seen == self._version:
             return False
         self._version = seen
-        with self._changed:
-            self._moves += 1
-            self._changed.notify_all()
+        self.release()
         return True
 
     def _read_version(self) -> tuple[int, Identity]:

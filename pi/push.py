@@ -78,7 +78,7 @@ class Push:
     def stop(self) -> None:
         """End all sockets."""
         self._stopped.set()
-        self._primary.commits.hint()
+        self._primary.commits.release()
         self.sockets.stop()
         if self._thread.is_alive():
             self._thread.join(RETRY + 0.5)
