@@ -22,13 +22,12 @@ from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.pull import pull as pull_from
 from server.app import create_app
-from server.live import Live
+from server.live import MOST_SOCKETS, Live
 from server.local import local_status, resync_here_or_there, stored_status, verify_here_or_there
 from server.pi_client import PiClient
 from server.remote import RemoteSource, settings_for
 from server.replica import Replica
 from server.rescued import print_rescued
-from server.sockets import MOST_SOCKETS
 from server.state import SyncState
 from server.store import Store
 from server.sync import SyncService

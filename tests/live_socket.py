@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-CONNECT, PING, PONG, EVENT = "40", "2", "3", "42"  # of Socket.IO over Engine.IO 4
+CONNECT, REFUSED, PING, PONG, EVENT = "40", "44", "2", "3", "42"  # of Socket.IO over Engine.IO 4
 ENGINE = "/socket.io/?EIO=4&transport=websocket"
 TIMEOUT = 5.0  # s
 
@@ -36,6 +36,7 @@ class LiveSocket:
         """`origin`: "" is that of the office's own pages, None is none. `buffer`: bytes that the kernel keeps for us."""
         self.events: list[Event] = []
         self.closed = False
+        self.answer = ""  # to the greeting: CONNECT or REFUSED and why
         self._rest = b""
         where = urlsplit(address)
         self.socket = socket.socket()
@@ -57,6 +58,17 @@ class LiveSocket:
         with suppress(OSError):
             self.socket.sendall(b"\x81" + size + b"\0\0\0\0" + data)
 
+    def entered(self) -> str:
+        """ "in", or why this socket is of no use; it is closed then."""
+        if self.status == 101:
+            self.greet()
+            while not self.answer and not self.closed:
+                self.receive()
+        if self.answer.startswith(CONNECT):
+            return "in"
+        self.close()
+        return self.answer if self.status == 101 else str(self.status)
+
     def greet(self) -> None:
         """Enter the namespace, as a page does at once."""
         self.send(CONNECT)
@@ -74,6 +86,8 @@ class LiveSocket:
         for text in self._messages():
             if text == PING:
                 self.send(PONG)
+            elif text.startswith((CONNECT, REFUSED)):
+                self.answer = text
             elif text.startswith(EVENT):
                 name, *arguments = json.loads(text.removeprefix(EVENT))
                 self.events.append(Event(name, arguments[0] if arguments else None, time.monotonic()))

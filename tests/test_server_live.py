@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from socket import SHUT_RDWR
@@ -16,9 +17,9 @@ from live_socket import CONNECT, PONG, LiveSocket, listening, random_text
 from office_farm import add_batches, make_replica, move_position
 
 from changelog.connection import connect
-from server.live import MOST_ROWS, Live
+from changelog.node.sockets import FAREWELL, LOOK, PATIENCE, PING, TALK, WAITING
+from server.live import MOST_ROWS, MOST_SOCKETS, Live
 from server.replica import Replica
-from server.sockets import FAREWELL, GREETING, MOST_SOCKETS, MOST_WAITING, PING
 from server.state import SyncState
 
 SOON = 5.0  # s
@@ -46,11 +47,12 @@ def opened(farm: Farm, session: requests.Session) -> LiveSocket:
     return made
 
 
-def answer_to(farm: Farm, session: requests.Session) -> int:
-    """The status of the answer to one more handshake."""
+def answer_to(farm: Farm, session: requests.Session) -> str:
+    """What becomes of one more socket."""
     made = LiveSocket(farm.server.url, cookie(session))
+    answer = made.entered()
     made.close()
-    return made.status
+    return answer
 
 
 def table_events(listener: LiveSocket) -> list[str]:
@@ -127,25 +129,24 @@ def test_a_new_column_is_told_too(running_farm: Farm, browser: requests.Session)
 
 
 @pytest.mark.parametrize(
-    ("options", "status"),
+    ("options", "answer"),
     [
-        ({"cookie": ""}, 401),
-        ({"cookie": "drover=made.up"}, 401),
-        ({"origin": None}, 403),
-        ({"origin": "http://evil.example"}, 403),
-        ({"origin": "null"}, 403),
-        ({"upgrade": "h2c"}, 400),
-        ({"path": "/socket.io/?EIO=4&transport=polling"}, 400),
-        ({"path": "/socket.io/?EIO=3&transport=websocket"}, 400),
+        ({"cookie": ""}, "Sign in"),
+        ({"cookie": "drover=made.up"}, "Sign in"),
+        ({"origin": None}, "Only the pages of this server"),
+        ({"origin": "http://evil.example"}, "400"),
+        ({"origin": "null"}, "400"),
+        ({"upgrade": "h2c"}, "400"),
+        ({"path": "/socket.io/?EIO=4&transport=polling"}, "400"),
+        ({"path": "/socket.io/?EIO=3&transport=websocket"}, "400"),
     ],
 )
 def test_only_our_own_page_with_a_session_gets_a_socket(
-    running_farm: Farm, browser: requests.Session, options: dict[str, str | None], status: int
+    running_farm: Farm, browser: requests.Session, options: dict[str, str | None], answer: str
 ) -> None:
     given = {"cookie": cookie(browser), **options}
     refused = LiveSocket(running_farm.server.url, str(given.pop("cookie")), **given)  # type: ignore[arg-type]
-    assert refused.status == status
-    refused.close()
+    assert answer in refused.entered()
 
 
 def test_who_signs_out_loses_the_socket_and_gets_no_other(running_farm: Farm, browser: requests.Session) -> None:
@@ -157,11 +158,11 @@ def test_who_signs_out_loses_the_socket_and_gets_no_other(running_farm: Farm, br
         token = page.split('name="csrf_token" value="')[1].split('"')[0]
         old = cookie(mine)
         assert mine.post(f"{running_farm.server.url}/office/logout", data={"csrf_token": token}, timeout=10).ok
-        eventually(lambda: listener.closed, FAREWELL + SOON)
+        eventually(lambda: listener.closed, FAREWELL + LOOK + SOON)
         assert listener.of("signed-out")
         assert not other.closed
     assert old != cookie(mine)
-    assert answer_to(running_farm, mine) == 401
+    assert "Sign in" in answer_to(running_farm, mine)
 
 
 @pytest.mark.parametrize("sql", ["UPDATE users SET is_active=0 WHERE username='gone'", "DELETE FROM users WHERE username='gone'"])
@@ -173,7 +174,7 @@ def test_who_is_deactivated_or_deleted_loses_the_socket_at_once(running_farm: Fa
     with listening(listener, other):
         eventually(lambda: listener.of("status"))
         farm.pi.sql(sql)
-        eventually(lambda: listener.closed, FAREWELL + SOON)
+        eventually(lambda: listener.closed, FAREWELL + LOOK + SOON)
         assert not other.closed
 
 
@@ -187,7 +188,7 @@ def login_as(farm: Farm, name: str) -> requests.Session | None:
 
 def test_who_says_nothing_after_the_handshake_is_cut_off(running_farm: Farm, browser: requests.Session) -> None:
     silent = opened(running_farm, browser)
-    silent.socket.settimeout(GREETING + SOON)
+    silent.socket.settimeout(PATIENCE + LOOK + SOON)
     try:
         while not silent.closed:
             silent.receive()
@@ -199,8 +200,8 @@ def test_what_a_browser_sends_is_bounded(running_farm: Farm, browser: requests.S
     listener = opened(running_farm, browser)
     with listening(listener):
         eventually(lambda: listener.of("status"))
-        for _ in range(4):
-            listener.send("42" + "x" * 60_000)
+        for _ in range(TALK // 60_000 + 1):
+            listener.send(f'42["talk","{"x" * 60_000}"]')
         eventually(lambda: listener.closed)
 
 
@@ -210,10 +211,10 @@ def test_sockets_beyond_the_cap_are_refused_and_pages_go_on(farm: Farm) -> None:
     sockets = [opened(farm, session) for _ in range(MOST_SOCKETS)]
     with listening(*sockets):
         eventually(lambda: all(each.of("status") for each in sockets))
-        assert answer_to(farm, session) == 503
+        assert "taken" in answer_to(farm, session)
         assert "Batches" in farm.page(session)
         sockets[0].socket.shutdown(SHUT_RDWR)
-        eventually(lambda: answer_to(farm, session) == 101)
+        eventually(lambda: answer_to(farm, session) == "in")
         began = time.monotonic()
         farm.server.stop()
         assert time.monotonic() - began < SOON
@@ -272,10 +273,10 @@ def test_a_browser_that_does_not_read_is_dropped_when_too_much_waits(farm: Farm)
             farm.pi.sql(f"BEGIN; {''.join(rows)} COMMIT;")
             sent += 90
             eventually(partial(has_all, healthy, sent))
-            if "does not read" in farm.server.log:
+            if "reads too slowly" in farm.server.log:
                 break
-        assert "does not read" in farm.server.log
-        assert sent > MOST_WAITING
+        assert "reads too slowly" in farm.server.log
+        assert sent > WAITING
         assert not healthy.closed and not healthy.of("reload")
     stalled.close()
 
@@ -287,24 +288,24 @@ def has_all(listener: LiveSocket, sent: int) -> bool:
 class Heard:
     """In the place of the sockets: what they would be told."""
 
-    any = True
+    links = (None,)
+    lock = nullcontext()
 
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def tell(self, event: str, _argument: object) -> None:
+    def tell(self, _links: object, event: str, _argument: object) -> None:
         self.events.append(event)
 
-    def review_links(self) -> None:
-        """Nobody is there."""
-
-    review_users = review_links
+    def shed(self) -> None:
+        """Nobody is slow."""
 
 
 def heard(path: Path, *spans: tuple[int, int]) -> list[str]:
     """What the browsers are told when replay says so."""
     live, sockets = Live(Replica(path), SyncState(30)), Heard()
     live._sockets = sockets  # type: ignore[assignment]
+    live._reviewed_at = time.monotonic()  # there are no sessions
     for span in spans:
         live.applied(*span)
     live.step(0)

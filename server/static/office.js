@@ -56,6 +56,7 @@ function follow() {
     changed: page.fetchUpTo,
     reload: () => page.fetchAnew(true),
     signedOut: () => setTimeout(page.fetchAnew, LEAVING), // which leads to the login, unless this page did it and is on its way there
+    refused: () => page.fetchAnew(), // likewise, unless there are only too many sockets
     up: () => shown.linked(true),
     down: () => { shown.linked(false); look(); },
   });
