@@ -41,11 +41,11 @@ def as_change(row: Sequence[Any], columns: Columns, *, masked: bool) -> dict[str
 
     return {
         "seq": facts["seq"],
-        "at": facts["at"],
-        "actor": facts["actor"],
+        "at": for_json(facts["at"]),
+        "actor": for_json(facts["actor"]),  # whatever a shell wrote there
         "table": facts["tbl"],
         "op": op,
-        "key": for_json(facts["key"]),
+        "key": MASK if masked and any(pk and hidden for _, pk, hidden in names) else for_json(facts["key"]),
         "old": side(shown, old) if old else {},
         "new": side(range(width), new) if new else {},
     }

@@ -23,6 +23,7 @@ from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.pull import pull as pull_from
 from server.app import create_app
+from server.live import MOST_SOCKETS, Live
 from server.local import local_status, resync_here_or_there, stored_status, verify_here_or_there
 from server.pi_client import PiClient
 from server.push_client import PushClient
@@ -68,7 +69,7 @@ def serve() -> None:
         settings = Settings.load()
         prepare_data_dir(settings)
         start_logging(settings, "server")
-    run_role(Role("server", settings.server_bind, settings.server_port, None, None, lambda: create(settings)))
+    run_role(Role("server", settings.server_bind, settings.server_port, None, None, lambda: create(settings), MOST_SOCKETS))
 
 
 def create(settings: Settings) -> tuple[Flask, list[Service]]:
@@ -80,10 +81,11 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     if not settings.is_server_ui:
         logger.info("Pages only (IS_SERVER_UI=False): this server does not follow the Pi")
         return create_app(settings, replica, store, state, None), services
-    sync = SyncService(settings, replica, store, state)
+    live = Live(replica, state)
+    sync = SyncService(settings, replica, store, state, live.applied)
     replica.when_broken = sync.replica_broke
     push = PushClient(settings, store.replica_id, offer=sync.offer, linked=sync.linked, ignored=sync.measures.ignored)
-    return create_app(settings, replica, store, state, sync), [*services, sync, push]
+    return create_app(settings, replica, store, state, sync, live=live), [*services, sync, live, push]
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, make_response, render_template, request
@@ -9,6 +10,7 @@ from flask import Flask, Response, g, make_response, render_template, request
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from server import show
+from server.live import Live
 from server.login import install_login
 from server.measures import Measures
 from server.metrics import OfficeMetrics
@@ -28,13 +30,16 @@ CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'; img-src 'self' data:"  # data: the arrows and ticks inside pico.min.css
 )
+PLAIN_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")  # what a policy can name; of an IPv6 address it cannot
 
 
-def create_app(settings: Settings, replica: Replica, store: Store, state: SyncState, sync: SyncService | None) -> Flask:
-    """The application over these parts; `sync` is None where the server shows pages only."""
+def create_app(
+    settings: Settings, replica: Replica, store: Store, state: SyncState, sync: SyncService | None, *, live: Live | None = None
+) -> Flask:
+    """The application over these parts; `sync` and `live` are None where the server shows pages only."""
     app = Flask(__name__)
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_FORM, SEND_FILE_MAX_AGE_DEFAULT=ASSET_AGE)
-    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures())
+    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures(), live)
     app.extensions["office"] = parts
     app.extensions["metrics"] = OfficeMetrics(parts)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider: answers keep the order in which they are written
@@ -46,6 +51,9 @@ def create_app(settings: Settings, replica: Replica, store: Store, state: SyncSt
     app.register_blueprint(status)
     app.context_processor(page_facts)
     app.after_request(keep_out_of_caches)
+    app.after_request(allow_the_socket)
+    if live is not None:
+        live.attach(app)
     return app
 
 
@@ -54,7 +62,7 @@ def page_facts() -> dict[str, Any]:
     facts = office().state.facts()
     old = facts.state in ("stale", "refused", "pages-only")
     heard = (facts.last_contact or office().store.totals().last_sync_time) if old else None
-    return {"facts": facts, "heard": heard, "user": g.get("user"), "position": g.get("position")}
+    return {"facts": facts, "heard": heard, "live": office().live is not None, "user": g.get("user"), "position": g.get("position")}
 
 
 def error_page(status: int, message: str) -> Response:
@@ -63,7 +71,20 @@ def error_page(status: int, message: str) -> Response:
 
 
 def keep_out_of_caches(response: Response) -> Response:
-    """Pages hold the farm's data: no cache keeps them, and the back button does not show them after signing out."""
+    """Pages hold the farm's data: no cache keeps them, and the back button does not show them after signing out.
+
+    A script that another one imports is asked for without a version, so it is kept only as long as the server says that it is the same.
+    """
     if request.endpoint != "static":
         response.headers["Cache-Control"] = "no-store"
+    elif "v" not in request.args:
+        response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def allow_the_socket(response: Response) -> Response:
+    """Let pages open a WebSocket to this host: that 'self' covers it too, browsers learnt at different times."""
+    if response.mimetype == "text/html" and PLAIN_HOST.fullmatch(request.host):
+        sources = f"connect-src 'self' ws://{request.host} wss://{request.host}"
+        response.headers["Content-Security-Policy"] = CSP.replace("connect-src 'self'", sources)
     return response

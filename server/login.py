@@ -139,6 +139,11 @@ def signed_in(view: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def session_name() -> str:
+    """What tells this session from every other, of the same user too; nothing before its first page."""
+    return str(session.get("csrf", ""))
+
+
 def csrf_token() -> str:
     """The token of this session, for a hidden field of every form."""
     if "csrf" not in session:
@@ -188,7 +193,9 @@ def enter() -> Any:
 
 @login.post("/logout")
 def leave() -> Any:
-    """End the session."""
+    """End the session, and what listens with it."""
+    if (live := office().live) is not None:
+        live.sign_out(session_name())
     session.clear()
     flash("You are signed out.")
     return redirect(url_for("login.form"))

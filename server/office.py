@@ -14,6 +14,7 @@ from server.state import SyncState
 from server.store import Store
 
 if TYPE_CHECKING:
+    from server.live import Live
     from server.sync import SyncService
 
 
@@ -27,6 +28,7 @@ class Office:
     state: SyncState
     sync: SyncService | None
     measures: Measures
+    live: Live | None = None  # tells browsers what is new, where there is something to follow
 
 
 def office() -> Office:

@@ -14,6 +14,7 @@ from changelog.rescue.lost import list_rescued
 from server.login import signed_in
 from server.office import office
 from server.paging import Page, Row, like, page_of, rows_of
+from server.show import NEVER_SHOWN
 from server.status import request_resync
 
 LONGEST_SEARCH = 100  # characters
@@ -131,7 +132,7 @@ def recent_changes(db: apsw.Connection, limit: int = RECENT_CHANGES) -> list[Row
     since = newest[-1].seq if newest else 0
     details: dict[int, list[tuple[str, Any, Any]]] = {}
     for row in rows_of(db, "SELECT seq, col, old, new FROM changelog_audit WHERE seq>=?", (since,)):
-        if not row.col.endswith("password_hash"):  # shown nowhere, even where nobody masked it
+        if not row.col.endswith(NEVER_SHOWN):  # shown nowhere, even where nobody masked it
             details.setdefault(row.seq, []).append((row.col, row.old, row.new))
     for row in newest:
         row.columns = details.get(row.seq, [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from server.state import Facts
 
 NOTHING = "\N{EN DASH}"  # in place of a value that is not known
 LONGEST_VALUE = 40  # characters of a changed value
+NEVER_SHOWN = "password_hash"  # how the names of such columns end
 OWN_COLUMNS = ("id", "created_at", "updated_at")  # say nothing beside the line that they stand in
 NOUNS = {
     "batches": "batch",
@@ -40,7 +41,7 @@ STATE_WORDS = {
 
 def install_filters(app: Flask) -> None:
     """The filters and functions that the templates use."""
-    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, measure=measure, value=value, words=words)
+    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, value=value, words=words)
     app.jinja_env.finalize = text_of
     app.jinja_env.globals.update(asset=asset, state_words=STATE_WORDS, replication_note=replication_note)
 
@@ -99,6 +100,15 @@ def span(seconds: float | None) -> str:
     return f"{seconds / 86_400:.0f} days"
 
 
+def since(seconds: float | None) -> str | Markup:
+    """How long something has lasted; the script keeps it up to date."""
+    if seconds is None:
+        return NOTHING
+    began = datetime.now(UTC) - timedelta(seconds=seconds)
+    exact = f"since {began:%Y-%m-%d %H:%M:%S} UTC"
+    return Markup('<time datetime="{}" title="{}" data-show="span">{}</time>').format(f"{began:%Y-%m-%dT%H:%M:%SZ}", exact, span(seconds))
+
+
 def value(found: Any) -> str:
     """One value of a row, short, as an auditor reads it."""
     if found is None:
@@ -124,7 +134,7 @@ def _part(op: str, column: str, old: Any, new: Any) -> str:
     return "" if found is None else f"{column} {value(found)}"
 
 
-def replication_note(facts: Facts) -> str:
+def replication_note(facts: Facts) -> str | Markup:
     """One sentence about how the rows of this page relate to the Pi's."""
     if facts.state == "pages-only":
         return "This server does not follow the Pi (IS_SERVER_UI=False)."
@@ -133,8 +143,11 @@ def replication_note(facts: Facts) -> str:
         return f"{size(done)} of {size(total)} have arrived." if total else f"{size(done)} have arrived."
     if facts.state == "snapshots":
         return f"Changes could not be repeated here, so whole copies are fetched from time to time. {facts.last_error}"
-    silence = f"The Pi has not answered for {span(facts.silent_seconds)}." if facts.state in ("stale", "refused") else ""
-    return facts.alarm or facts.last_error or silence or _lag(facts)
+    if facts.alarm or facts.last_error:
+        return facts.alarm or facts.last_error or ""
+    if facts.state in ("stale", "refused"):
+        return Markup("The Pi has not answered for {}.").format(since(facts.silent_seconds))
+    return _lag(facts)
 
 
 def _lag(facts: Facts) -> str:

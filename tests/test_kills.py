@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.timeout(1_800)  # some hundred processes, one after another
 @pytest.mark.skipif(not shutil.which("cc"), reason="the steps are counted by a library that needs a C compiler")
 def test_work_that_is_killed_at_any_step_ends_where_it_would_have_ended() -> None:
     command = [sys.executable, ROOT / "scripts" / "prove_kills.py", "--share", "0.05"]

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from office_browser import DESK, PHONE, faults_of, running_browser
 from office_farm import PASSWORD, add_batches, make_replica, move_position, running_server
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from changelog.connection import connect
 
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("there is no chromium on this machine", allow_module_level=True)
-
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright  # noqa: E402  # after the skip: it is useless without the browser
-
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1200, "height": 800}
-LEFT = "net::ERR_ABORTED"  # a request that the next navigation cut off
 SOON = 10_000  # ms: two looks of the page at the status, with room to spare
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with running_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +54,8 @@ def context(browser: Browser, address: str) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext, address: str) -> Iterator[Page]:
-    page, faults = context.new_page(), []
-    page.on("console", lambda message: faults.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-    page.on("requestfailed", lambda request: None if request.failure == LEFT else faults.append(f"{request.failure}: {request.url}"))
-    page.on("request", lambda request: None if request.url.startswith((address, "data:")) else faults.append(f"foreign: {request.url}"))
-    page.on("response", lambda answer: faults.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
+    page = context.new_page()
+    faults = faults_of(page, address)
     yield page
     assert faults == []
 

@@ -1,63 +1,74 @@
-"use strict";
-// Keeps a page fresh: shows times in the viewer's zone, and when the replica has moved, fetches this page again and puts the new
-// parts marked data-live in place of the old ones. Without this script every page works, it only stands still.
+// Keeps a page fresh. What is new is told over a socket, and where there is none the page looks every few seconds; either way the page
+// is fetched again and what differs is put in place. Without this script every page works, it only stands still.
 
-const POLL = 3000; // ms between looks at the sync status
-const TICK = 10000; // ms between updates of ages
+import { connection } from "./connection.js";
+import { listen } from "./socket.js";
+import { keepTimes } from "./times.js";
+import { refresher } from "./refresh.js";
 
-const pad = (number) => String(number).padStart(2, "0");
+const POLL = 3000; // ms between looks at the sync status without a socket
+const CHECK = 30000; // ms between looks with one: what is told is a hint, and a hint may be lost
 
-function localTime(at, seconds) {
-  const day = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}`;
-  return `${day} ${pad(at.getHours())}:${pad(at.getMinutes())}${seconds ? `:${pad(at.getSeconds())}` : ""}`;
-}
+const TICK = 1000; // ms between two looks at the clock
+const LEAVING = 500; // ms that a page which signs out has to be gone
 
-function age(at) {
-  const seconds = Math.max(0, (Date.now() - at) / 1000);
-  for (const [limit, unit, length] of [[10, "", 0], [90, "s", 1], [5400, "min", 60], [129600, "h", 3600], [Infinity, "days", 86400]]) {
-    if (seconds < limit) return length ? `${Math.round(seconds / length)} ${unit} ago` : "just now";
-  }
-}
-
-function showTimes(root, kind) {
-  for (const time of root.querySelectorAll(kind ? `time[data-show=${kind}]` : "time")) {
-    const at = new Date(time.dateTime);
-    time.textContent = time.dataset.show === "age" ? age(at) : localTime(at, time.dataset.show === "second");
-  }
-}
-
-async function refresh() {
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-  if (answer.redirected) return location.reload(); // signed out
-  if (!answer.ok) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-  const focused = document.activeElement && document.activeElement.id;
-  for (const part of document.querySelectorAll("[data-live]")) {
-    const next = fresh.getElementById(part.id);
-    if (!next) continue;
-    showTimes(next);
-    part.replaceWith(document.adoptNode(next));
-  }
-  if (focused && document.activeElement.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
-}
-
-async function poll(line, seen) {
-  try {
-    const answer = document.hidden ? null : await fetch(line.dataset.status, { headers: { Accept: "application/json" } });
-    if (answer && answer.status === 401) return location.reload();
-    if (answer && answer.ok) {
-      const { data } = await answer.json();
-      const key = `${data.state} ${data.epoch}/${data.seq}`;
-      if (key !== seen) await refresh();
-      seen = key;
-    }
-  } catch {
-    // The server is away for a moment: the page stays as it is, and the next look finds it again.
-  }
-  setTimeout(poll, POLL, line, seen);
-}
-
-showTimes(document);
-setInterval(showTimes, TICK, document, "age");
 const line = document.getElementById("replication");
-if (line) setTimeout(poll, POLL, line, line.dataset.key);
+const statusAddress = line?.dataset.status;
+
+function follow() {
+  const shown = connection(POLL);
+  const page = refresher(shown, POLL);
+  let looked = performance.now(), looking = false;
+
+  function judge(status) {
+    const now = document.getElementById("replication").dataset;
+    const moved = status.state !== now.state || (status.epoch && status.epoch !== now.epoch);
+    const alarmed = Boolean(status.alarm) !== document.getElementById("replication").classList.contains("alarm");
+    if (moved || alarmed || String(status.lag_changes ?? 0) !== now.behind || status.state === "bootstrapping") page.fetchAnew();
+    else if (status.seq !== null) page.fetchUpTo(status.seq);
+  }
+
+  async function look() {
+    if (looking || document.hidden) return;
+    looking = true;
+    looked = performance.now();
+    try {
+      const answer = await fetch(statusAddress, { headers: { Accept: "application/json" } });
+      if (answer.status === 401) return location.reload(); // signed out
+      if (answer.ok) judge((await answer.json()).data);
+      if (shown.answered() && socket) socket.comeBack();
+    } catch {
+      shown.failed(); // the server is away for a moment: the page stays as it is, and the next look finds it again
+    } finally {
+      looking = false;
+    }
+  }
+
+  function wake() {
+    if (document.hidden) return;
+    page.goOn();
+    look();
+    socket?.comeBack();
+  }
+
+  const socket = listen({
+    status: judge,
+    changed: page.fetchUpTo,
+    reload: () => page.fetchAnew(true),
+    signedOut: () => setTimeout(page.fetchAnew, LEAVING), // which leads to the login, unless this page did it and is on its way there
+    refused: () => page.fetchAnew(), // likewise, unless there are only too many sockets
+    up: () => shown.linked(true),
+    down: () => { shown.linked(false); look(); },
+  });
+  setInterval(() => {
+    if (performance.now() - looked >= (socket?.isUp() ? CHECK : POLL) - TICK / 2) look();
+  }, TICK);
+  document.addEventListener("visibilitychange", wake);
+  document.addEventListener("resume", wake);
+  addEventListener("online", wake);
+  addEventListener("pageshow", (event) => { if (event.persisted) wake(); });
+  addEventListener("pagehide", () => socket?.leave()); // a page with an open socket is not kept for the back button
+}
+
+keepTimes();
+if (line) follow();
