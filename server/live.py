@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, request
 
-from changelog.errors import Forbidden, HistoryTrimmed, Unauthorized
+from changelog.errors import Forbidden, HistoryTrimmed, Unauthorized, Unavailable
 from changelog.node.events import Event, events_of
 from changelog.node.sockets import Link, Sockets
 from changelog.reader import read_log
@@ -52,6 +52,27 @@ class Listener:
         return str(self.environ.get("REMOTE_ADDR"))
 
 
+class News:
+    """How far replay has come since somebody took it: calls that come quicker than they are taken are one."""
+
+    def __init__(self) -> None:
+        self._span: Span | None = None
+        self._moved = threading.Condition()
+
+    def put(self, before: int, after: int) -> None:
+        """One step of replay. Returns at once."""
+        with self._moved:
+            self._span = (before, after) if self._span is None else (min(self._span[0], before), after)
+            self._moved.notify()
+
+    def take(self, wait: float) -> Span | None:
+        """What was put, or will be within `wait` s."""
+        with self._moved:
+            self._moved.wait_for(lambda: self._span is not None, wait)
+            span, self._span = self._span, None
+        return span
+
+
 class Live:
     """The service that tells browsers what is new. `attach` it to the application before it starts."""
 
@@ -59,9 +80,8 @@ class Live:
         self._replica, self._state = replica, state
         self._app: Flask | None = None
         self._sockets: Sockets | None = None
-        self._news = threading.Condition()
-        self._span: Span | None = None
-        self._stopping = False
+        self._news = News()
+        self._stopping = threading.Event()
         self._told: Any = None  # what the last status event came to
         self._told_at = self._reviewed_at = -REVIEW
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
@@ -78,9 +98,7 @@ class Live:
 
     def stop(self) -> None:
         """End, and every socket with it; browsers come again by themselves."""
-        with self._news:
-            self._stopping = True
-            self._news.notify()
+        self._stopping.set()
         if self._sockets is not None:
             self._sockets.stop()
         if self._thread.is_alive():
@@ -89,11 +107,9 @@ class Live:
     def applied(self, before: int, after: int) -> None:
         """Other rows can be read now: the replica went from seq `before` to `after` by replay, or with `before` 0 in another way.
 
-        Returns at once; calls that come quicker than they are told are told as one.
+        Returns at once.
         """
-        with self._news:
-            self._span = (before, after) if self._span is None else (min(self._span[0], before), after)
-            self._news.notify()
+        self._news.put(before, after)
 
     def sign_out(self, session: str) -> None:
         """This session has ended: so do its sockets."""
@@ -108,13 +124,11 @@ class Live:
 
     def step(self, wait: float = TURN) -> None:
         """One turn: what has come within `wait` s, the status if it moved, and who should not listen any more."""
-        with self._news:
-            self._news.wait_for(lambda: self._span or self._stopping, wait)
-            span, self._span = self._span, None
+        span = self._news.take(wait)
         if self._sockets is None or not self._sockets.links:
             return  # whoever comes is told the position first
         if span is not None:
-            events = self._events(*span)
+            events = events_between(self._replica, *span)
             self._tell(events)
             if any(event.name == "reload" or event.facts.get("table") == "users" for event in events):
                 self._reviewed_at = -REVIEW
@@ -123,12 +137,14 @@ class Live:
             self._review()
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 self.step()
+            except Unavailable as exc:  # there is no replica just now
+                logger.debug("who listens is not judged: %s", exc.message)
             except Exception:  # one turn is lost, and the pages look by themselves
                 logger.exception("the browsers could not be told")
-                time.sleep(TURN)
+                self._stopping.wait(TURN)
 
     def _admit(self) -> Listener:
         """Who asks for a socket. Raises Forbidden, Unauthorized, and Unavailable where there is no replica yet."""
@@ -161,21 +177,6 @@ class Live:
             self._told, self._told_at = key, now
             self._tell([Event("status", status)])
 
-    def _events(self, before: int, after: int) -> list[Event]:
-        """What these changes come to. Nothing is worth a failure here: in doubt a page fetches itself again."""
-        reload = [Event("reload", {"seq": after})]
-        if not 0 < before < after <= before + MOST_ROWS:
-            return reload
-        try:
-            with self._replica.read() as db:
-                rows, columns = read_log(db, before, after, MOST_ROWS), columns_of(db)
-            return [_slim(event) for event in events_of(rows, _masked(columns))] or reload
-        except HistoryTrimmed:  # another file is in its place
-            return reload
-        except Exception:
-            logger.exception("the changes from %d to %d cannot be told one by one", before, after)
-            return reload
-
     def _review(self) -> None:
         """Dismiss those whose session has run out, or whose user has changed, was deactivated or deleted. Raises Unavailable."""
         assert self._app is not None
@@ -197,6 +198,22 @@ class Live:
             if which(link.caller):
                 self._sockets.tell([link], "signed-out", {})
                 self._sockets.dismiss(link)
+
+
+def events_between(replica: Replica, before: int, after: int) -> list[Event]:
+    """What the changes after seq `before` up to `after` come to. Nothing is worth a failure here: in doubt a page fetches itself again."""
+    reload = [Event("reload", {"seq": after})]
+    if not 0 < before < after <= before + MOST_ROWS:
+        return reload
+    try:
+        with replica.read() as db:
+            rows, columns = read_log(db, before, after, MOST_ROWS), columns_of(db)
+        return [_slim(event) for event in events_of(rows, _masked(columns))] or reload
+    except HistoryTrimmed:  # another file is in its place
+        return reload
+    except Exception:
+        logger.exception("the changes from %d to %d cannot be told one by one", before, after)
+        return reload
 
 
 def _masked(columns: Columns) -> Columns:

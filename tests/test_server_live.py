@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from socket import SHUT_RDWR
@@ -18,9 +17,8 @@ from office_farm import add_batches, make_replica, move_position
 
 from changelog.connection import connect
 from changelog.node.sockets import FAREWELL, LOOK, PATIENCE, PING, TALK, WAITING
-from server.live import MOST_ROWS, MOST_SOCKETS, Live
+from server.live import LARGEST_EVENT, MOST_ROWS, MOST_SOCKETS, News, events_between
 from server.replica import Replica
-from server.state import SyncState
 
 SOON = 5.0  # s
 
@@ -285,51 +283,39 @@ def has_all(listener: LiveSocket, sent: int) -> bool:
     return len(listener.of("pen:created")) == sent
 
 
-class Heard:
-    """In the place of the sockets: what they would be told."""
-
-    links = (None,)
-    lock = nullcontext()
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def tell(self, _links: object, event: str, _argument: object) -> None:
-        self.events.append(event)
-
-    def shed(self) -> None:
-        """Nobody is slow."""
+def test_calls_that_come_quicker_than_they_are_taken_are_one() -> None:
+    news = News()
+    assert news.take(0) is None
+    for span in ((4, 5), (5, 9), (9, 10)):
+        news.put(*span)
+    assert news.take(0) == (4, 10)
+    for span in ((10, 11), (0, 11), (11, 12)):
+        news.put(*span)
+    assert news.take(0) == (0, 12)
 
 
-def heard(path: Path, *spans: tuple[int, int]) -> list[str]:
-    """What the browsers are told when replay says so."""
-    live, sockets = Live(Replica(path), SyncState(30)), Heard()
-    live._sockets = sockets  # type: ignore[assignment]
-    live._reviewed_at = time.monotonic()  # there are no sessions
-    for span in spans:
-        live.applied(*span)
-    live.step(0)
-    return [event for event in sockets.events if event != "status"]
-
-
-def test_calls_that_come_quicker_than_they_are_told_are_told_as_one(tmp_path: Path) -> None:
+def test_what_cannot_be_told_one_by_one_is_a_reload(tmp_path: Path) -> None:
     db = make_replica(tmp_path / "replica.db")
     before = move_position(db).seq
-    for _ in range(3):
-        with db:
-            add_batches(db, 1, 0)
+    with db:
+        add_batches(db, 3, 0)
     after = move_position(db).seq
     db.close()
-    assert after == before + 3
-    spans = [(seq, seq + 1) for seq in range(before, after)]
-    assert heard(tmp_path / "replica.db", *spans) == ["batch:created"] * 3
-    assert heard(tmp_path / "replica.db", spans[0], (0, after), spans[2]) == ["reload"]
+
+    def told(before: int, after: int, name: str = "replica.db") -> list[str]:
+        return [event.name for event in events_between(Replica(tmp_path / name), before, after)]
+
+    assert told(before, after) == ["batch:created"] * 3
+    for span in ((0, after), (after, after), (after, after + 5), (after, before)):
+        assert told(*span) == ["reload"]
+    assert told(before, after, "none.db") == ["reload"]
 
 
-def test_what_cannot_be_read_is_a_reload(tmp_path: Path) -> None:
+def test_a_large_value_is_left_out(tmp_path: Path) -> None:
     db = make_replica(tmp_path / "replica.db")
-    seq = move_position(db).seq
+    before = move_position(db).seq
+    db.execute("UPDATE batches SET notes=? WHERE id=1", ("x" * LARGEST_EVENT,))
+    after = move_position(db).seq
     db.close()
-    assert heard(tmp_path / "replica.db", (seq, seq + 5)) == ["reload"]
-    assert heard(tmp_path / "replica.db", (seq, seq)) == ["reload"]
-    assert heard(tmp_path / "none.db", (seq - 1, seq)) == ["reload"]
+    (event,) = events_between(Replica(tmp_path / "replica.db"), before, after)
+    assert (event.name, event.facts["key"], event.facts["new"]) == ("batch:updated", 1, None)
