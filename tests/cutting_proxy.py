@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import socket
 import struct
 import sys
@@ -16,6 +17,8 @@ from typing import Literal
 
 DRAIN = 2.0  # s that a cut waits for the bytes before it
 PIECE = 16 * 1024  # bytes passed on at a time
+UPGRADE = re.compile(rb"\r\nUpgrade: *websocket\r\n", re.IGNORECASE)
+REFUSAL = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset at once
 
 Direction = Literal["down", "up"]  # down: from the target to the client
@@ -29,6 +32,7 @@ class Behaviour:
     direction: Direction | Literal["both"] = "down"  # which bytes count for the two limits
     stall_after: int | None = None  # bytes after which nothing passes any more, in either direction, and nothing is closed
     delay: float = 0.0  # s before each piece is passed on
+    refuse_upgrades: bool = False  # as a proxy that knows no WebSocket does; seen only where nothing is encrypted
     black_hole: bool = False  # the connection is accepted, and nobody ever hears of it
 
 
@@ -42,6 +46,7 @@ class Link:
     target: socket.socket | None = None
     passed: dict[Direction, int] = field(default_factory=lambda: {"down": 0, "up": 0})
     ended: bool = False
+    is_socket: bool = False  # a WebSocket was asked for; known only where nothing is encrypted
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def room(self, direction: Direction, size: int) -> tuple[int, str]:
@@ -111,6 +116,10 @@ class CuttingProxy:
         self._thread.join()
         self.cut_all()
 
+    def sockets(self) -> list[Link]:
+        """The WebSockets that are open."""
+        return [link for link in list(self.links) if link.is_socket and not link.ended]
+
     def cut_all(self) -> None:
         """Reset every connection that is open."""
         for link in list(self.links):
@@ -140,6 +149,13 @@ class CuttingProxy:
     def _pump(self, link: Link, source: socket.socket, sink: socket.socket, direction: Direction) -> None:
         try:
             while data := source.recv(PIECE):
+                if direction == "up" and not link.is_socket and UPGRADE.search(data):
+                    link.is_socket = True
+                    if link.behaviour.refuse_upgrades:
+                        source.sendall(REFUSAL)
+                        _drain(source)
+                        link.end()
+                        return
                 allowed, fate = link.room(direction, len(data))
                 if link.behaviour.delay:
                     time.sleep(link.behaviour.delay)

@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""How long a commit on the Pi takes until it can be read on the replica, with real processes and TLS: `scripts/prove_realtime.py 1000`.
+
+So many commits of one row each are made by each of four writers: the Pi's own (POST /api/lora/receive, whose commit has more rows, and
+POST /api/pens), the sqlite3 shell, and a program of somebody else that commits at synchronous=FULL. One process looks at both files all
+the time, each on a connection of its own, and notes on one clock when each commit can first be read there. Exit code 1 when the median or
+the 99th percentile of a writer is over its target, or a commit never came.
+"""
+
+from __future__ import annotations
+
+import bisect
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import apsw
+import click
+import requests
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from changelog.connection import connect, one
+from scripts.large_farm import Farm, InVain, judge, new_farm, wait_for
+
+LOOK = 0.0005  # s between two looks at the files
+GAP = (0.005, 0.025)  # s between two commits, at random
+SEED = 1
+ARRIVES = 15.0  # s that the last commits may take
+
+FOREIGN = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+db.execute("PRAGMA synchronous=FULL")
+for line in sys.stdin:
+    db.execute(line)
+"""
+
+
+class Observer:
+    """Notes when the head of each of two files moves, in a process of its own, while the block runs."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self.seen: list[tuple[list[int], list[float]]] = [([], []) for _ in paths]  # of each file: heads, and when (s)
+
+    def __enter__(self) -> Observer:
+        command = [sys.executable, __file__, "--observe", *map(str, self._paths)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        printed, _ = self._process.communicate("end\n", timeout=30)
+        for line in printed.splitlines():
+            number, head, at = line.split()
+            heads, times = self.seen[int(number)]
+            heads.append(int(head))
+            times.append(float(at))
+
+    def waits(self) -> tuple[list[float], int]:
+        """Seconds from each commit in the first file to the moment when the second one held it; and how many never came."""
+        (heads, times), (reached, came) = self.seen
+        found = [bisect.bisect_left(reached, head) for head in heads]
+        return [came[at] - began for at, began in zip(found, times, strict=True) if at < len(came)], found.count(len(came))
+
+
+def observe(paths: list[str]) -> None:
+    """Look until a line comes on stdin, then print what was seen."""
+    import select
+
+    files = [connect(path, readonly=True) for path in paths]
+    heads = [_head(db) for db in files]
+    versions = [one(db, "PRAGMA data_version") for db in files]
+    noted: list[str] = []
+    print("ready", flush=True)
+    while not select.select([sys.stdin], [], [], LOOK)[0]:
+        for number, db in enumerate(files):
+            with suppress(apsw.BusyError):
+                version = one(db, "PRAGMA data_version")
+                at = time.monotonic()
+                if version != versions[number]:
+                    versions[number], head = version, _head(db)
+                    if head != heads[number]:
+                        heads[number] = head
+                        noted.append(f"{number} {head} {at:.6f}")
+    print(*noted, sep="\n", end="")
+
+
+def _head(db: apsw.Connection) -> int:
+    return int(one(db, "SELECT max(seq) FROM changelog"))
+
+
+@contextmanager
+def own_writer(farm: Farm, path: str, body: Callable[[int], dict[str, object]], key: str | None = None) -> Iterator[Callable[[int], None]]:
+    """Posts to the Pi over one connection."""
+    with requests.Session() as session:
+        session.verify, session.trust_env = str(farm.pi.data / "pi-cert.pem"), False
+
+        def write(number: int) -> None:
+            answer = session.post(farm.pi.url + path, json=body(number), headers={"X-API-Key": key} if key else {}, timeout=10)
+            assert answer.status_code == 201, answer.text
+
+        yield write
+
+
+@contextmanager
+def typed(command: list[str], name: str) -> Iterator[Callable[[int], None]]:
+    """A program that commits each line which it is given."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, bufsize=1)
+    assert process.stdin is not None
+    try:
+
+        def write(number: int) -> None:
+            assert process.stdin is not None
+            process.stdin.write(f"INSERT INTO pens(pen_number, capacity) VALUES('{name}{number}', 1);\n")
+
+        yield write
+    finally:
+        process.stdin.close()
+        process.wait(20)
+
+
+def measure(farm: Farm, name: str, commits: int, writer: Callable[[int], None]) -> list[float]:
+    """The waits of so many commits. Raises InVain where one did not come."""
+    chance = random.Random(SEED)
+    with Observer(farm.pi.database, farm.server.database) as observer:
+        for number in range(commits):
+            writer(number)
+            time.sleep(chance.uniform(*GAP))
+        wait_for(lambda: not farm.difference(), ARRIVES, f"the commits of {name}", every=0.2)
+    waits, missing = observer.waits()
+    if missing or len(waits) < commits * 0.9:
+        raise InVain(f"{name}: {len(waits)} of {commits} commits were seen on both sides, {missing} never came")
+    return sorted(waits)
+
+
+def shown(name: str, waits: list[float]) -> tuple[float, float]:
+    """Say it; returns p50 and p99 in ms."""
+    p50, p90, p99, worst = (waits[min(len(waits) - 1, int(part * len(waits)))] * 1000 for part in (0.5, 0.9, 0.99, 1.0))
+    click.echo(f"{name:<34} {len(waits):5} commits  p50 {p50:6.2f}  p90 {p90:6.2f}  p99 {p99:6.2f}  longest {worst:6.2f} ms")
+    return p50, p99
+
+
+def prove(farm: Farm, commits: int, target: tuple[float, float]) -> list[str]:
+    """All writers, one after the other."""
+    added = farm.pi.command("key", "add", "program", "--role", "writer")
+    key = added.stdout.strip()
+    farm.start()
+    wait_for(lambda: farm.status()["push"], 10, "the socket")
+    time.sleep(2.5)  # the long poll of before ends
+    database = str(farm.pi.database)
+    writers = {
+        "POST /api/lora/receive": own_writer(farm, "/api/lora/receive", lambda n: {"payload": f"hxb:RT{n % 9}:LF{n}:UHF{n}"}),
+        "POST /api/pens": own_writer(farm, "/api/pens", lambda n: {"pen_number": f"P{n}", "capacity": 1}, key),
+        "the sqlite3 shell": typed(["sqlite3", "-bail", "-cmd", ".timeout 8000", database], "S"),
+        "a foreign program at FULL": typed([sys.executable, "-u", "-c", FOREIGN, database], "F"),
+    }
+    problems = []
+    for name, opened in writers.items():
+        with opened as writer:
+            try:
+                p50, p99 = shown(name, measure(farm, name, commits, writer))
+            except InVain as exc:
+                problems.append(str(exc))
+                continue
+        problems += [f"{name}: {what} {found:.1f} ms, not {most:g}" for what, found, most in
+                     (("p50", p50, target[0]), ("p99", p99, target[1])) if found > most]  # fmt: skip
+    return problems
+
+
+@click.command(help=__doc__)
+@click.argument("commits", type=click.IntRange(10), default=1_000)
+@click.option("--p50", default=5.0, show_default=True, help="ms.")
+@click.option("--p99", default=25.0, show_default=True, help="ms.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where the files stand.  [default: a new one that is removed]")
+def main(commits: int, p50: float, p99: float, folder: Path | None) -> None:
+    """The proof."""
+    with tempfile.TemporaryDirectory() as made, new_farm((folder or Path(made)) / "farm") as farm:
+        judge(prove(farm, commits, (p50, p99)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--observe"]:
+        observe(sys.argv[2:])
+    else:
+        main()
