@@ -49,8 +49,8 @@ class Listener:
                 return name, facts
             if packet.startswith("451-"):
                 name, facts = json.loads(packet[4:])
-                frame = self._read()
-                return name, {key: frame if isinstance(v, dict) and v.get("_placeholder") else v for key, v in facts.items()}
+                assert facts["frame"] == {"_placeholder": True, "num": 0}
+                return name, facts | {"frame": self._read()}
 
     def next_named(self, event: str, timeout: float = OPEN_TIMEOUT) -> Any:
         """The argument of the next event of this name; others are passed over."""
