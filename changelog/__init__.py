@@ -4,7 +4,7 @@ What a module is for, by subject:
 
     the file        connection (the one place that opens databases), schema, errors
     capture         layout and triggers (the SQL), install, ddl and reconcile (the schema changes), log (who signs)
-    the primary     reader, primary (snapshots, frames, waiting), snapshot
+    the primary     reader, primary (snapshots, frames), commits (who has just written), snapshot
     how much stays  retention (trimming), acks (what replicas have), gaps (where a log is not whole)
     the wire        position, values, wire, compression
     the replica     replay, apply, reshape (DDL), fulltext, bootstrap, pull

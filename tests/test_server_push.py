@@ -173,6 +173,7 @@ def test_malformed_events_are_counted_and_ignored_and_the_socket_stays(both: Bot
     assert office.counted("drover_pushed_ignored_total") >= len(WRONG_ARGUMENTS) + 2 and len(pi.sids) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the sender, whose socket we close under it
 def test_a_huge_message_ends_the_connection_and_the_next_one_works(both: Both) -> None:
     pi, office = both
     pi.emit("x" * 5_000_000)
