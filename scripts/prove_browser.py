@@ -125,7 +125,7 @@ def writer(farm: Farm, by: str) -> Callable[[int, float], float]:
     key = made.stdout.strip()
 
     def asked(animal: int, weight: float) -> float:
-        answer = farm.ask("PATCH", f"/api/cattle/{animal}", key, json={"weight": weight})
+        answer = farm.ask("POST", f"/api/cattle/{animal}/weights", key, json={"weight": weight})
         assert answer.ok, answer.text
         return time.time() * 1000
 
