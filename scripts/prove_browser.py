@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""From a commit on the Pi to the changed cell in a real browser: `scripts/prove_browser.py [COMMITS=200] [--rate 4] [--by shell|writer]`.
+"""From a commit on the Pi to the changed cell in a real browser: `scripts/prove_browser.py [COMMITS=200] [--by shell|writer] [--p99 100]`.
 
 A Pi and a server run as processes, with TLS between them; Chromium shows a batch of fifty animals. Every commit sets the weight of one of
 them. Python's clock is read when the commit has returned, the browser's (the same machine's) when the cell has its new text. Beside it is
-printed what of that lies between the event in the page and the cell. The exit code is 1 unless the p99 of both is within 100 ms.
+printed what of that lies between the event in the page and the cell. The exit code is 1 unless the p99 of both is within --p99.
 """
 
 from __future__ import annotations
@@ -30,16 +30,25 @@ from changelog.connection import connect
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 ANIMALS = 50
-LIMIT = 100.0  # ms
 WAIT = 10_000  # ms for one change
 
 # When each weight was first seen in a cell, and when the page was last told something, in ms of Unix time.
 WATCH = """
 () => {
   const now = () => performance.timeOrigin + performance.now();
-  window.seen = {}; window.told = {};
+  const waiting = new Map();
+  window.seen = {};
+  window.fetches = 0;
+  const plain = window.fetch;
+  window.fetch = (...all) => { window.fetches += 1; return plain(...all); };
+  window.appears = (weight) => new Promise((done) => { weight in window.seen ? done() : waiting.set(String(weight), done); });
+  const see = (weight) => {
+    if (weight in window.seen) return;
+    window.seen[weight] = now();
+    waiting.get(weight)?.();
+  };
   const look = () => {
-    for (const cell of document.querySelectorAll("td[data-label=Weight]")) window.seen[parseFloat(cell.textContent)] ??= now();
+    for (const cell of document.querySelectorAll("td[data-label=Weight]")) see(String(parseFloat(cell.textContent)));
   };
   new MutationObserver(look).observe(document.getElementById("list"), { subtree: true, childList: true, characterData: true });
 }
@@ -64,7 +73,8 @@ window.WebSocket = class extends Plain {
 @click.argument("commits", default=200)
 @click.option("--rate", default=4.0, show_default=True, help="Commits a second at most.")
 @click.option("--by", type=click.Choice(["shell", "writer"]), default="shell", show_default=True, help="Plain SQL, or the Pi's own API.")
-def main(commits: int, rate: float, by: str) -> None:
+@click.option("--p99", default=100.0, show_default=True, help="ms within which 99 of 100 must be on the page.")
+def main(commits: int, rate: float, by: str, p99: float) -> None:
     """The command line."""
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -85,9 +95,10 @@ def main(commits: int, rate: float, by: str) -> None:
         finally:
             browser.close()
             farm.close()
-    good = report(f"commit ({by}) -> changed cell", whole)
-    good &= report("event in the page -> changed cell", told)
-    sys.exit(0 if good and len(told) == commits else 1)
+    good = report(f"commit ({by}) -> changed cell", whole, p99)
+    good &= report("event in the page -> changed cell", told, p99) and len(told) == commits
+    print("all held" if good else "NOT all held")
+    sys.exit(0 if good else 1)
 
 
 def open_the_batch(page: Page) -> None:
@@ -114,7 +125,7 @@ def writer(farm: Farm, by: str) -> Callable[[int, float], float]:
     key = made.stdout.strip()
 
     def asked(animal: int, weight: float) -> float:
-        answer = farm.ask("PATCH", f"/api/cattle/{animal}", key, json={"weight": weight})
+        answer = farm.ask("POST", f"/api/cattle/{animal}/weights", key, json={"weight": weight})
         assert answer.ok, answer.text
         return time.time() * 1000
 
@@ -128,14 +139,15 @@ def measure(page: Page, commit: Callable[[int, float], float], commits: int, rat
         weight = 1_000 + number
         due = time.monotonic() + 1 / rate
         began[weight] = commit(number % ANIMALS + 1, weight)
-        page.wait_for_function("weight => window.seen[weight] !== undefined", arg=str(weight), timeout=WAIT)
+        page.evaluate("weight => window.appears(weight)", weight)
         time.sleep(max(0.0, due - time.monotonic()))
-    found: dict[str, Any] = page.evaluate("({ seen: window.seen, told: window.told })")
+    found: dict[str, Any] = page.evaluate("({ seen: window.seen, told: window.told, fetches: window.fetches })")
+    print(f"{commits} commits, {found['fetches']} fetches of the page")
     seen, told = found["seen"], found["told"]
     return [seen[str(w)] - at for w, at in began.items()], [seen[str(w)] - told[str(w)] for w in began if str(w) in told]
 
 
-def report(what: str, times: list[float]) -> bool:
+def report(what: str, times: list[float], limit: float) -> bool:
     """Print the distribution; whether its p99 is within the limit."""
     if len(times) < 2:
         print(f"{what:<36} no figures")
@@ -144,7 +156,7 @@ def report(what: str, times: list[float]) -> bool:
     print(
         f"{what:<36} {len(times)} times: p50 {parts[49]:.1f} ms, p90 {parts[89]:.1f} ms, p99 {parts[98]:.1f} ms, worst {max(times):.1f} ms"
     )
-    return parts[98] <= LIMIT
+    return parts[98] <= limit
 
 
 if __name__ == "__main__":

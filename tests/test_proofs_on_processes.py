@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PATIENT = "2000"  # ms: beside other tests on a small machine, what is measured there is the machine
@@ -42,3 +45,8 @@ def test_a_stranger_under_the_address_of_our_pi_changes_no_row_and_is_told_of(tm
 
 def test_a_clone_under_the_address_of_our_pi_is_told_of_and_rows_do_not_go_to_and_fro(tmp_path: Path) -> None:
     prove("prove_two_pis.py", "6", "--kind", "clone", "--folder", str(tmp_path))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium on this machine")
+def test_a_commit_on_the_pi_is_on_the_page_at_once() -> None:
+    assert "10 commits" in prove("prove_browser.py", "10", "--p99", PATIENT)

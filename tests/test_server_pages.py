@@ -396,6 +396,35 @@ def test_answers_carry_strict_headers(office: Office) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.parametrize(
+    ("host", "sources"), [("farm:5000", " ws://farm:5000 wss://farm:5000"), ("[::1]:5000", ""), ("a;script-src *", "")]
+)
+def test_a_page_may_open_a_socket_to_its_own_host_and_no_other(office: Office, host: str, sources: str) -> None:
+    answer = office.client(None).get("/office/login", headers={"Host": host})
+    if answer.status_code == 200:
+        assert f"connect-src 'self'{sources};" in answer.headers["Content-Security-Policy"]
+        assert "script-src *" not in answer.headers["Content-Security-Policy"]
+
+
+def test_a_script_that_another_one_imports_is_never_an_old_one(office: Office) -> None:
+    page = office.client().get("/office/batches").text
+    [entry] = re.findall(r'src="(/static/office\.js\?v=[^"]+)" type="module"', page)
+    with office.client().get(entry) as answer:
+        assert "max-age=3600" in answer.headers["Cache-Control"]
+        imported = re.findall(r'from "\./(\w+\.js)"', answer.text)
+    assert imported
+    for name in imported:
+        with office.client().get(f"/static/{name}") as answer:
+            assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-cache"
+        with office.client().get(f"/static/{name}", headers={"If-None-Match": answer.headers["ETag"]}) as again:
+            assert again.status_code == 304
+
+
+def test_where_nothing_is_followed_there_is_no_socket(office: Office) -> None:
+    page = office.client().get("/office/batches").text
+    assert "office.js" in page and "socket.io" not in page
+
+
 # The status API
 
 

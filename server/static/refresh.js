@@ -3,7 +3,7 @@
 import { putInPlace } from "./parts.js";
 
 const PAUSE = 100; // ms between the beginnings of two fetches
-const SHARE = 4; // a fetch that took long is followed by a pause that is longer still: so a busy server is not kept busy
+const SHARE = 2; // a fetch that took long is followed by a pause as long: so a busy server is not kept busier
 
 // on.answered and on.failed are told whether the server was there; `retry` is the pause (ms) after a vain try.
 export function refresher(on, retry) {
