@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 
-from changelog.connection import Path_, connect, identity, one, sync_wal
-from changelog.errors import NotAPrimary, Unavailable
+from changelog.commits import CommitWatcher
+from changelog.connection import Path_, connect, identity, sync_wal
+from changelog.errors import Unavailable
 from changelog.install import in_wal_mode, schema_moved
 from changelog.log import head
 from changelog.position import Position
@@ -23,7 +23,6 @@ from changelog.wire import Header, encode_frame
 IDLE_CONNECTIONS = 4
 RECONCILE_TRIES = 3  # somebody may be in the middle of a migration of many statements
 CLOSE_TIMEOUT = 1.0  # s
-POLL = 0.01  # s between looks at data_version while somebody waits
 
 Rows = Iterator[tuple[Value, ...]]
 
@@ -177,79 +176,3 @@ class Primary:
                 db.close()
             self._lent -= 1
             self._lock.notify_all()
-
-
-class CommitWatcher:
-    """Tells those who wait when anybody, in any process, has committed to the file. It looks only while somebody waits."""
-
-    def __init__(self, path: Path, present: Callable[[], tuple[int, int] | None]) -> None:
-        """`present` gives the identity of the file at `path`, or raises while it must not be opened."""
-        self._path, self._present = path, present
-        self._changed = threading.Condition()
-        self._waiting = 0
-        self._moves = 0  # how often the database was seen to move
-        self._closed = False
-        self._thread: threading.Thread | None = None
-
-    def wait(self, seq: int, seconds: float, stopping: threading.Event | None = None) -> None:
-        """Return when the log's head is not at `seq` any more, its schema moved, or `seconds` have passed."""
-        until = time.monotonic() + seconds
-        with self._changed:
-            self._waiting += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
-        try:
-            while time.monotonic() < until and not self._closed and not (stopping and stopping.is_set()):
-                with self._changed:
-                    before = self._moves
-                if self._moved_past(seq):
-                    return
-                with self._changed:
-                    if self._moves == before and not self._closed:
-                        self._changed.wait(min(1.0, max(0.0, until - time.monotonic())))
-        finally:
-            with self._changed:
-                self._waiting -= 1
-
-    def close(self) -> None:
-        """Let everybody go, and close the file."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(CLOSE_TIMEOUT)
-
-    def _moved_past(self, seq: int) -> bool:
-        self._present()
-        db = connect(self._path, readonly=True)
-        try:
-            return head(db) != seq or schema_moved(db)
-        except (apsw.SQLError, NotAPrimary):
-            return True  # whoever reads next says what is wrong
-        finally:
-            db.close()
-
-    def _run(self) -> None:
-        db, file, version = None, None, None
-        while not self._closed:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-            time.sleep(POLL)
-            try:
-                now = self._present()
-                if db is None or now != file:
-                    if db is not None:
-                        db.close()
-                    db, file = connect(self._path, readonly=True), now
-                seen = one(db, "PRAGMA data_version"), file
-            except Exception:  # the file is away or locked: those who wait look for themselves, once a second
-                continue
-            if seen != version:
-                version = seen
-                with self._changed:
-                    self._moves += 1
-                    self._changed.notify_all()
-        if db is not None:
-            db.close()

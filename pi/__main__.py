@@ -26,6 +26,7 @@ from pi.adopt import adopt
 from pi.app import create_app
 from pi.keys import ROLES, Keys
 from pi.measures import Measures
+from pi.push import Push
 from pi.retention import Retention
 from pi.serial_reader import SerialReader
 from pi.writer import Writer
@@ -87,13 +88,18 @@ class OpenFiles:
         self.keys.close()
 
 
-def create(settings: Settings) -> tuple[Flask, list[Service]]:
-    """The application of the Pi and the services that run beside it."""
+def create(settings: Settings, sockets: int = Role.sockets) -> tuple[Flask, list[Service]]:
+    """The application of the Pi and the services that run beside it; at most `sockets` clients are pushed to."""
     farm.open_farm(settings.farm_db)
     keys = Keys(settings.pi_db, checkpoints=True)
     acks, measures = Acks(settings.pi_db), Measures()
     retention = Retention(settings.farm_db, acks, settings.changelog_keep_days, settings.changelog_max_bytes)
-    writer = Writer(settings.farm_db, settings.lora_processing_interval, retention, measures.committed)
+
+    def committed(seconds: float) -> None:
+        measures.committed(seconds)
+        primary.commits.hint()
+
+    writer = Writer(settings.farm_db, settings.lora_processing_interval, retention, committed)
     primary = Primary(settings.farm_db, writer.reconcile, writer.opened)
     services: list[Service] = [OpenFiles(primary, keys, acks), writer]
     radio = SerialReader(settings.lora_serial_port, settings.lora_baud, writer) if settings.lora_serial_port else None
@@ -106,7 +112,11 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
         acks=acks,
         retention=retention,
     )
-    return create_app(settings, writer, primary, keys, acks, measures=measures), services
+    app = create_app(settings, writer, primary, keys, acks, measures=measures)
+    push = Push(app, primary, keys, sockets)
+    measures.ask_push(push)
+    services.append(push)  # the last to start, hence the first to stop: its sockets end while everything is still there
+    return app, services
 
 
 @main.group()

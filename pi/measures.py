@@ -14,6 +14,7 @@ from changelog.connection import rows
 from changelog.node.metrics import COMMIT_BUCKETS, UNREADABLE, LogFacts, LogFile, Metric, Metrics, counted, disk_free, gauge, gauges
 from changelog.retention import about_log_bytes
 from pi import farm, herd
+from pi.push import Push
 from pi.retention import Retention
 
 REPLICAS_SHOWN = 50  # those that were heard of last: each is three series
@@ -68,6 +69,16 @@ class Measures:
         self.metrics.ask(of_the_process)
         self.metrics.ask(lambda: log.metrics(of_the_primary))
         self.metrics.ask(lambda: disk_free(path.parent))
+
+    def ask_push(self, push: Push) -> None:
+        """Say who pushes."""
+
+        def of_the_sockets() -> Iterator[Metric]:
+            yield gauge("drover_sockets", "Clients that are connected by a socket, and told what is committed.", len(push.sockets.links))
+            yield counted("drover_pushed", "Times that a new head was pushed, each to all clients.", push.pushed)
+            yield counted("drover_sockets_dropped", "Clients that were cut off because they read too slowly.", push.sockets.dropped)
+
+        self.metrics.ask(of_the_sockets)
 
     def _of_payloads(self, db: apsw.Connection) -> Iterator[Metric]:
         if not farm.has_farm(db):

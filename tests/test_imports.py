@@ -16,21 +16,21 @@ ALLOWED = {"changelog": {"changelog"}, "pi": {"changelog", "pi"}, "server": {"ch
 
 HOMES = {  # a package, and the only places that import it
     "boto3": ["changelog/ltx/"],
+    "engineio": ["changelog/node/sockets.py", "server/pi_socket.py"],
     "dotenv": ["changelog/node/settings.py"],
     "gunicorn": ["changelog/node/"],
     "prometheus_client": ["changelog/node/metrics.py"],
     "requests": ["server/"],
     "serial": ["pi/serial_reader.py"],
-    "engineio": ["server/pi_socket.py"],
-    "socketio": ["server/pi_socket.py"],
     "urllib3": ["server/pi_client.py"],
-    "watchdog": ["changelog/primary.py"],
+    "watchdog": ["changelog/commits.py"],
     "websocket": ["server/pi_socket.py"],
     "zstandard": ["changelog/compression.py"],
 }
 MANY_HOMES = {"apsw", "click", "flask", "markupsafe", "werkzeug", "flask_socketio", "lz4", "fastcrc"}
 ONLY_IN_NODE = {  # as far as changelog goes
     "flask", "gunicorn", "dotenv", "werkzeug", "markupsafe", "jinja2", "requests", "urllib3", "prometheus_client",
+    "flask_socketio", "socketio", "engineio",
 }  # fmt: skip
 
 
@@ -112,6 +112,7 @@ def test_only_one_place_opens_database_files() -> None:
 def test_every_pinned_package_is_imported_or_needed_by_one_that_is() -> None:
     direct = (ROOT / "requirements.txt").read_text().split("# What those need")[0]
     pinned = {line.split("==")[0].lower() for line in direct.splitlines() if "==" in line}
-    names = {"pyserial": "serial", "python-dotenv": "dotenv", "python-socketio": "socketio", "websocket-client": "websocket"}
+    names = {"pyserial": "serial", "python-dotenv": "dotenv", "websocket-client": "websocket"}
+    names |= {"python-socketio": "socketio", "python-engineio": "engineio"}
     seen = {module.split(".")[0] for _, _, module in found()}
     assert {names.get(p, p.replace("-", "_")) for p in pinned} <= seen

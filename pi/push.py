@@ -1,0 +1,178 @@
+"""What the Pi tells at once: a socket on its own port says what was committed, to replicas the log itself, to others what it means.
+
+`changelog` {epoch, head, frame}: `frame` is what a pull after the previous head would return, or None when that is large; whoever is not
+exactly at its start pulls. Domain events (`batch:created`, ...: changelog/node/events.py) go to clients that name no X-Replica-Id, because
+a replica makes them from its own log. A push is a hint: whatever is lost here, the next pull brings.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import apsw
+from flask import Flask, request
+
+from changelog.errors import DroverError, HistoryTrimmed, PositionMismatch
+from changelog.node.events import Event, changes, events_of
+from changelog.node.sockets import Link, Sockets
+from changelog.position import Position
+from changelog.primary import Primary
+from changelog.reader import frame_header, log_rows
+from changelog.render import columns_of
+from changelog.values import Value
+from changelog.wire import Header, encode_frame
+from pi.keys import Keys
+
+FRAME_ROWS = 1_000  # with more, only the head is told
+FRAME_BYTES = 64 * 1024  # the same
+SPACING = 0.0002  # s and client between two pushes: when commits rain, they are told together
+RETRY = 1.0  # s between two looks at a file that cannot be read
+
+logger = logging.getLogger(__name__)
+
+Row = tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who listens: the name of its key, and of the replica, "" where it is none."""
+
+    key: str
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What was committed since the last push."""
+
+    head: Position
+    frame: bytes | None
+    events: list[Event]
+
+
+class Push:
+    """The service that pushes what is committed to the file of `primary` to those who listen on the sockets of `app`."""
+
+    def __init__(self, app: Flask, primary: Primary, keys: Keys, most: int) -> None:
+        """`most` sockets at once. Only a key of the role replica may listen."""
+        self.pushed = 0  # heads that were told, each to everybody
+        self._primary = primary
+        self._told: Position | None = None  # the head that everybody was told; None while nobody listens
+        self._failure = ""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="push", daemon=True)
+
+        def admit() -> Caller:
+            return Caller(keys.admit("replica").name, request.headers.get("X-Replica-Id", ""))
+
+        self.sockets = Sockets(app, admit, self._greet, most)
+
+    def start(self) -> None:
+        """Begin."""
+        self.sockets.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End all sockets."""
+        self._stopped.set()
+        self._primary.commits.release()
+        self.sockets.stop()
+        if self._thread.is_alive():
+            self._thread.join(RETRY + 0.5)
+
+    def step(self) -> bool:
+        """Tell what is new. False when nobody had to be told anything. Raises what reading the file raises."""
+        with self.sockets.lock:
+            links = self.sockets.links
+            if not links:
+                self._told = None
+                return False
+            after = self._told
+            if after is None:  # the file could not be read when they came
+                self._told = self._primary.head()
+                self._tell_head(links, self._told, None)
+                return True
+        news = read_news(self._primary, after, with_events=any(not link.caller.replica for link in links))
+        if news is None:
+            return False
+        with self.sockets.lock:
+            self._told = news.head
+            links = self.sockets.links
+            self._tell_head(links, news.head, news.frame)
+            others = [link for link in links if not link.caller.replica]
+            for event in news.events if others else ():
+                self.sockets.tell(others, event.name, event.facts)
+        self.pushed += 1
+        self.sockets.shed()
+        self._stopped.wait(SPACING * len(links))
+        return True
+
+    def _greet(self, link: Link) -> None:
+        """Tell a new client where the log stands; what it is told next follows that."""
+        try:
+            self._told = self._told or self._primary.head()
+        except (DroverError, apsw.Error) as exc:
+            self._failed(exc)  # it is told as soon as the file can be read
+        else:
+            self._tell_head([link], self._told, None)
+
+    def _tell_head(self, links: Iterable[Link], head: Position, frame: bytes | None) -> None:
+        self.sockets.tell(links, "changelog", {"epoch": head.epoch, "head": head.seq, "frame": frame})
+
+    def _run(self) -> None:
+        seen = -1
+        while not self._stopped.is_set():
+            before, seen = seen, self._primary.commits.moved(seen, RETRY)
+            if self._stopped.is_set() or (seen == before and not self._failure):
+                continue
+            try:
+                self.step()
+                self._failure = ""
+            except (DroverError, apsw.Error) as exc:
+                self._failed(exc)
+                self._stopped.wait(RETRY)
+            except Exception:  # what nobody foresaw must not end what the replicas hear
+                self._failure = "unforeseen"
+                logger.exception("a push failed")
+                self._stopped.wait(RETRY)
+
+    def _failed(self, exc: Exception) -> None:
+        """Remember that there is something to tell, and say why once."""
+        cause = str(exc) or type(exc).__name__
+        if cause != self._failure:
+            logger.warning("nothing can be pushed, trying again cause=%s", cause)
+        self._failure = cause
+
+
+def read_news(primary: Primary, after: Position, with_events: bool) -> News | None:
+    """What leads from `after` to the newest commit, None when that is it. Raises what `Primary.snapshot` raises."""
+    with primary.snapshot() as db:
+        head = Position.of_head(db)
+        if head == after:
+            return None
+        try:
+            header = frame_header(db, after)
+        except (PositionMismatch, HistoryTrimmed):
+            return News(head, None, [])  # another history: who listens finds out by pulling
+        rows = _small_rows(db, header)
+        columns = columns_of(db) if rows and with_events else {}
+    frame = b"".join(encode_frame(header, rows)) if rows else b""
+    if not rows or len(frame) > FRAME_BYTES:
+        return News(head, None, [changes(after.seq + 1, head.seq)])
+    return News(head, frame, events_of(rows, columns) if with_events else [])
+
+
+def _small_rows(db: apsw.Connection, header: Header) -> list[Row]:
+    """The rows of a frame, none when they are too many or too large."""
+    if header.upto - header.after > FRAME_ROWS:
+        return []
+    rows, size = [], 0
+    for row in log_rows(db, "WHERE seq>? AND seq<=? ORDER BY seq", (header.after, header.upto)):
+        size += sum(len(value) for value in row if isinstance(value, str | bytes))
+        if size > FRAME_BYTES:
+            return []
+        rows.append(row)
+    return rows if len(rows) == header.upto - header.after else []
