@@ -17,6 +17,7 @@ ALLOWED = {"changelog": {"changelog"}, "pi": {"changelog", "pi"}, "server": {"ch
 HOMES = {  # a package, and the only places that import it
     "boto3": ["changelog/ltx/"],
     "engineio": ["changelog/node/sockets.py", "server/pi_socket.py"],
+    "socketio": ["changelog/node/sockets.py", "server/pi_socket.py"],
     "dotenv": ["changelog/node/settings.py"],
     "gunicorn": ["changelog/node/"],
     "prometheus_client": ["changelog/node/metrics.py"],
