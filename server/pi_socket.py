@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import select
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -121,22 +124,71 @@ class _InOrder(engineio.Client):
 
 
 class _WebSocket(websocket.WebSocket):
-    """Bounded in time and size, whatever the other side wants."""
+    """Bounded in time and size, whatever the other side wants, and safe for the library's two threads.
+
+    TLS must not be used by two threads at once, and never once its file descriptor is given back: the next file that this process opens
+    gets the same number, and what a thread still writes goes into that file, which may be a database. So each use is short and under a
+    lock, and waiting is done outside of it.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.frame_buffer = _BoundedBuffer(self._recv, kwargs.get("skip_utf8_validation", False))
+        self._using = threading.Lock()
+        self._patience = STEP_TIMEOUT
 
     def settimeout(self, timeout: float | None) -> None:
         """Never longer than we are ready to wait."""
-        super().settimeout(min(DEAD_AFTER, timeout or DEAD_AFTER))
+        self._patience = min(DEAD_AFTER, timeout or DEAD_AFTER)
 
     def close(self, *_args: Any, **_kwargs: Any) -> None:
-        """At once: the library would wait for the other side to agree, and a thread that reads would not notice."""
-        if self.sock is not None:
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-        self.connected = False
+        """End the connection at once, whoever reads or writes; the library would wait for the other side to agree."""
+        with self._using:
+            if self.sock is not None:
+                with suppress(OSError):
+                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # beneath TLS, whose state is that of the threads
+            self.connected = False
+
+    def shutdown(self) -> None:
+        """Give the file descriptor back."""
+        with self._using:
+            if self.sock is not None:
+                self.sock.close()
+            self.sock, self.connected = None, False
+
+    def _recv(self, size: int) -> bytes:
+        try:
+            piece = self._use(lambda sock: sock.recv(size), select.POLLIN)
+        except TimeoutError as exc:
+            raise websocket.WebSocketTimeoutException("nothing came") from exc
+        if not piece:
+            raise websocket.WebSocketConnectionClosedException("the other side has gone")
+        return piece
+
+    def _send(self, data: Any) -> int:
+        return self._use(lambda sock: sock.send(data), select.POLLOUT)
+
+    def _use(self, act: Callable[[Any], Any], ready: int) -> Any:
+        """What `act` returns as soon as it need not wait. Raises TimeoutError, and other OSErrors when the connection is over."""
+        until = time.monotonic() + self._patience
+        while True:
+            with self._using:
+                if self.sock is None:
+                    raise BrokenPipeError("the connection was ended")
+                self.sock.settimeout(0)
+                try:
+                    return act(self.sock)
+                except ssl.SSLWantReadError:
+                    wanted = select.POLLIN
+                except ssl.SSLWantWriteError:
+                    wanted = select.POLLOUT
+                except BlockingIOError:
+                    wanted = ready
+                poller = select.poll()
+                poller.register(self.sock, wanted)
+            left = until - time.monotonic()
+            if left <= 0 or not poller.poll(left * 1000):  # were the descriptor given back meanwhile, this may only end too early
+                raise TimeoutError
 
 
 class _BoundedBuffer(websocket._abnf.frame_buffer):

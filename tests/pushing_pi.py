@@ -20,6 +20,7 @@ from changelog.acks import Acks
 from changelog.connection import connect
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
+from changelog.node.sockets import Wire
 from changelog.position import Position
 from changelog.primary import Primary
 from pi.keys import Keys
@@ -55,6 +56,13 @@ class PushingPi:
         self.socket.on_event("connect", self._connected)
         certificate = (str(folder / "pi-cert.pem"), str(folder / "pi-key.pem"))
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+        inner = app.wsgi_app
+
+        def guarded(environ: dict[str, Any], start_response: Any) -> Any:
+            environ["werkzeug.socket"] = Wire(environ["werkzeug.socket"])  # as the Pi does: the library alone would write into our files
+            return inner(environ, start_response)
+
+        app.wsgi_app = guarded  # type: ignore[method-assign]
         self._server = make_server("127.0.0.1", self.port, app, threaded=True, ssl_context=certificate)
         self._server.daemon_threads = True  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
