@@ -72,6 +72,7 @@ class Listener:
         """Close the connection."""
         with suppress(OSError, websocket.WebSocketException):
             self.ws.close(timeout=1)
+        self.ws.shutdown()  # which gives the socket back, however that went
 
     def _read(self) -> Any:
         while True:
