@@ -31,6 +31,7 @@ from scripts.large_farm import Farm, InVain, judge, new_farm, wait_for
 LOOK = 0.0005  # s between two looks at the files
 GAP = (0.005, 0.025)  # s between two commits, at random
 SEED = 1
+SHIPPED_INTERVAL = 10  # s, the default
 ARRIVES = 15.0  # s that the last commits may take
 
 FOREIGN = """
@@ -152,6 +153,7 @@ def prove(farm: Farm, commits: int, target: tuple[float, float]) -> list[str]:
     """All writers, one after the other."""
     added = farm.pi.command("key", "add", "program", "--role", "writer")
     key = added.stdout.strip()
+    farm.server.settings["DB_SYNC_INTERVAL"] = SHIPPED_INTERVAL
     farm.start()
     wait_for(lambda: farm.status()["push"], 10, "the socket")
     time.sleep(2.5)  # the long poll of before ends
