@@ -42,3 +42,13 @@ def test_a_stranger_under_the_address_of_our_pi_changes_no_row_and_is_told_of(tm
 
 def test_a_clone_under_the_address_of_our_pi_is_told_of_and_rows_do_not_go_to_and_fro(tmp_path: Path) -> None:
     prove("prove_two_pis.py", "6", "--kind", "clone", "--folder", str(tmp_path))
+
+
+def test_commits_on_the_pi_can_be_read_on_the_replica_whoever_wrote_them(tmp_path: Path) -> None:
+    printed = prove("prove_realtime.py", "50", "--p50", PATIENT, "--p99", PATIENT, "--folder", str(tmp_path))
+    assert printed.count(" commits  p50 ") == 4
+
+
+def test_a_socket_that_is_cut_refused_or_silent_loses_nothing(tmp_path: Path) -> None:
+    printed = prove("prove_cuts.py", "50", "--folder", str(tmp_path))
+    assert printed.count("25 ") >= 2 and "upgrades refused" in printed and "went silent" in printed
