@@ -37,7 +37,7 @@ PING = 1  # s, and as long again until a dead client is dropped
 class PushingPi:
     """Serves `folder`/farm.db on loopback, with TLS. Nothing is pushed by itself: see `push`."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, *, sockets: bool = True) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self.port = folder, port or free_port()
         if not (folder / "farm.db").exists():
@@ -52,7 +52,9 @@ class PushingPi:
         install_problems(app, facts=("position", "descends"))
         app.register_blueprint(blueprint(self.primary, self.keys, self.acks, folder / "snapshots"))
         app.before_request(self._count)
-        self.socket = SocketIO(app, async_mode="threading", transports=["websocket"], ping_interval=PING, ping_timeout=PING)
+        self.socket = SocketIO(
+            app if sockets else Flask("aside"), async_mode="threading", transports=["websocket"], ping_interval=PING, ping_timeout=PING
+        )
         self.socket.on_event("connect", self._connected)
         certificate = (str(folder / "pi-cert.pem"), str(folder / "pi-key.pem"))
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)

@@ -50,3 +50,13 @@ def test_a_clone_under_the_address_of_our_pi_is_told_of_and_rows_do_not_go_to_an
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium on this machine")
 def test_a_commit_on_the_pi_is_on_the_page_at_once() -> None:
     assert "10 commits" in prove("prove_browser.py", "10", "--p99", PATIENT)
+
+
+def test_commits_on_the_pi_can_be_read_on_the_replica_whoever_wrote_them(tmp_path: Path) -> None:
+    printed = prove("prove_realtime.py", "50", "--p50", PATIENT, "--p99", PATIENT, "--folder", str(tmp_path))
+    assert printed.count(" commits  p50 ") == 4
+
+
+def test_a_socket_that_is_cut_refused_or_silent_loses_nothing(tmp_path: Path) -> None:
+    printed = prove("prove_cuts.py", "50", "--folder", str(tmp_path))
+    assert printed.count("25 ") >= 2 and "upgrades refused" in printed and "went silent" in printed

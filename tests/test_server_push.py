@@ -229,6 +229,22 @@ def test_another_certificate_is_refused(tmp_path: Path, caplog: pytest.LogCaptur
             other.close()
 
 
+def test_a_pi_without_a_socket_is_said_once_and_followed_by_pulls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pi = PushingPi(tmp_path / "pi", sockets=False)
+    office = Office(tmp_path / "office", pi, pi.keys.add("office", "replica"), db_sync_interval=0.2)
+    try:
+        office.start()
+        eventually(lambda: "HTTP 404 instead of a WebSocket" in caplog.text)
+        pi.write(new_pen(1))
+        eventually(lambda: at_head(pi, office))
+        time.sleep(1.5)
+        assert caplog.text.count("does not push") == 1 and not office.state.facts().push
+        assert "wait=1" in pi.asked[-1], "it lets the Pi answer when there is news"
+    finally:
+        office.close()
+        pi.close()
+
+
 def test_a_dead_link_is_noticed_and_the_pull_goes_on(tmp_path: Path) -> None:
     pi = PushingPi(tmp_path / "pi")
     with CuttingProxy(pi.port) as proxy:
