@@ -3,7 +3,6 @@
 import { putInPlace } from "./parts.js";
 
 const PAUSE = 100; // ms between the beginnings of two fetches
-const SHARE = 2; // a fetch that took long is followed by a pause as long: so a busy server is not kept busier
 
 // on.answered and on.failed are told whether the server was there; `retry` is the pause (ms) after a vain try.
 export function refresher(on, retry) {
@@ -27,7 +26,7 @@ export function refresher(on, retry) {
     anew = quiet = false;
     try {
       await fetchParts(unmarked, on);
-      next = began + Math.max(PAUSE, SHARE * (performance.now() - began));
+      next = began + Math.max(PAUSE, 2 * (performance.now() - began) - PAUSE); // a server that is slow is left alone for as long
     } catch {
       anew = true;
       next = performance.now() + retry;
