@@ -66,7 +66,7 @@ class CommitWatcher:
                 self._next_move(before, min(LOOK_AGAIN, max(0.0, until - time.monotonic())))
 
     def moved(self, since: int, seconds: float) -> int:
-        """How often the database was seen to move, told as soon as that is not `since`, or after `seconds`; -1 has never been the answer.
+        """How often the database was seen to move, told as soon as that is not `since`, or after `seconds`; -1 is never the answer.
 
         A move is a commit, several that came together, or another file: who wants to know more reads the head.
         """
@@ -197,8 +197,8 @@ class _Folder(FileSystemEventHandler):
         self.leave()
         file = Path(os.path.realpath(self._path))  # beside what a link leads to stands its -wal
         self._names = {file.name, f"{file.name}-wal", f"{file.name}-journal"}
-        observer = Observer()
         try:
+            observer = Observer()
             observer.schedule(self, str(file.parent), event_filter=WRITES)
             observer.start()
         except OSError as exc:

@@ -35,6 +35,8 @@ def as_change(row: Sequence[Any], columns: Columns, *, masked: bool) -> dict[str
     names = columns.get((facts["tbl"], facts["gen"]), [])
     width, op, (new, old) = len(names), facts["op"], sides(row, len(names))
     shown = [i for i, (_, pk, _) in enumerate(names) if op != "U" or pk or facts["chg"][i] == "1"]
+    if op == "U":  # where the rowid tells rows apart, the log has no old key unless it changed
+        old = [before if changed == "1" else after for before, after, changed in zip(old, new, facts["chg"], strict=False)]
 
     def side(taken: Iterable[int], given: Any) -> dict[str, Any]:
         return {names[i][0]: MASK if masked and names[i][2] and given[i] is not None else for_json(given[i]) for i in taken}
@@ -45,7 +47,7 @@ def as_change(row: Sequence[Any], columns: Columns, *, masked: bool) -> dict[str
         "actor": for_json(facts["actor"]),  # whatever a shell wrote there
         "table": facts["tbl"],
         "op": op,
-        "key": MASK if masked and any(pk and hidden for _, pk, hidden in names) else for_json(facts["key"]),
+        "key": for_json(facts["key"]),
         "old": side(shown, old) if old else {},
         "new": side(range(width), new) if new else {},
     }

@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ class Judge:
 @click.option("--most-idle", default=1.0, help="The same while nobody writes and one replica listens.")
 @click.option("--most-growth", default=5.0, help="MB by which the Pi's memory may grow after the warm-up.")
 @click.option("--p99", default=25.0, help="Milliseconds from a commit until a client holds its frame.")
-def main(replicas: int, seconds: float, rate: float, idle: float, most_cpu: float, most_idle: float, most_growth: float, p99: float) -> None:
+def main(replicas: int, seconds: float, rate: float, idle: float, **most: float) -> None:
     """Measure the push of a Pi."""
     judge = Judge()
     with tempfile.TemporaryDirectory() as folder:
@@ -153,13 +154,13 @@ def main(replicas: int, seconds: float, rate: float, idle: float, most_cpu: floa
             gauge.cpu()
             time.sleep(idle)
             used = gauge.cpu()
-            judge.say(f"idle, 1 replica: {used:.2f} % of a core in {idle:g} s", used <= most_idle)
+            judge.say(f"idle, 1 replica: {used:.2f} % of a core in {idle:g} s", used <= most["most_idle"])
             audience += [Audience(farm, number) for number in range(1, replicas)]
             time.sleep(min(2.0, idle))
             gauge.cpu()
             time.sleep(idle)
             judge.say(f"idle, {replicas} replicas: {gauge.cpu():.2f} % of a core")
-            _load(farm, audience, gauge, judge, seconds, rate, most_cpu, most_growth, p99)
+            load(farm, audience, Load(seconds, rate, **most), gauge, judge)
             for each in audience:
                 each.close()
         finally:
@@ -168,15 +169,26 @@ def main(replicas: int, seconds: float, rate: float, idle: float, most_cpu: floa
     sys.exit(not judge.held)
 
 
-def _load(
-    farm: Farm, audience: list[Audience], gauge: Gauge, judge: Judge, seconds: float, rate: float, most_cpu: float, growth: float, p99: float
-) -> None:
+@dataclass(frozen=True)
+class Load:
+    """What is written, and within which limits."""
+
+    seconds: float
+    rate: float
+    most_cpu: float
+    most_idle: float
+    most_growth: float
+    p99: float
+
+
+def load(farm: Farm, audience: list[Audience], what: Load, gauge: Gauge, judge: Judge) -> None:
+    """Write, and judge what the Pi did."""
     told, tell = multiprocessing.Pipe(duplex=False)
-    writer = multiprocessing.get_context("spawn").Process(target=write, args=(str(farm.pi.database), rate, seconds, tell))
+    writer = multiprocessing.get_context("spawn").Process(target=write, args=(str(farm.pi.database), what.rate, what.seconds, tell))
     writer.start()
     gauge.cpu()
     memory = []
-    while not told.poll(seconds / 20):
+    while not told.poll(what.seconds / 20):
         memory.append(gauge.memory())
         if not writer.is_alive() and not told.poll():
             raise click.ClickException("the writer died")
@@ -188,8 +200,8 @@ def _load(
         time.sleep(0.01)
     warm = memory[int(len(memory) * WARM_UP) :] or [gauge.memory()]
     grown = gauge.memory() - warm[0]
-    judge.say(f"{len(committed)} commits, {len(audience)} replicas: {used:.1f} % of a core", used <= most_cpu)
-    judge.say(f"memory {warm[0]:.1f} MB after the warm-up, {gauge.memory():.1f} MB at the end", grown <= growth)
+    judge.say(f"{len(committed)} commits, {len(audience)} replicas: {used:.1f} % of a core", used <= what.most_cpu)
+    judge.say(f"memory {warm[0]:.1f} MB after the warm-up, {gauge.memory():.1f} MB at the end", grown <= what.most_growth)
     missed = sum(1 for each in audience for seq in committed if seq not in each.heard)
     judge.say(f"{missed} of {len(committed) * len(audience)} frames missed", not missed)
     wrong = [f"replica {number}: {words}" for number, each in enumerate(audience) for words in each.wrong]
@@ -198,7 +210,7 @@ def _load(
     with suppress(IndexError):
         at = {share: late[min(len(late) - 1, int(len(late) * share))] for share in (0.5, 0.9, 0.99)}
         words = f"commit -> frame p50 {at[0.5]:.2f} p90 {at[0.9]:.2f} p99 {at[0.99]:.2f} max {late[-1]:.2f} ms"
-        judge.say(words, at[0.99] <= p99)
+        judge.say(words, at[0.99] <= what.p99)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ class Listener:
                 return name, facts
             if packet.startswith("451-"):
                 name, facts = json.loads(packet[4:])
-                frame = self._read()
-                return name, {key: frame if isinstance(value, dict) and value.get("_placeholder") else value for key, value in facts.items()}
+                assert facts["frame"] == {"_placeholder": True, "num": 0}
+                return name, facts | {"frame": self._read()}
 
     def next_named(self, event: str, timeout: float = OPEN_TIMEOUT) -> Any:
         """The argument of the next event of this name; others are passed over."""
@@ -72,6 +72,7 @@ class Listener:
         """Close the connection."""
         with suppress(OSError, websocket.WebSocketException):
             self.ws.close(timeout=1)
+        self.ws.shutdown()  # which gives the socket back, however that went
 
     def _read(self) -> Any:
         while True:

@@ -32,7 +32,8 @@ LOOK = 1.0  # s between two looks at who is silent, or should have gone
 WAITING = 1_000  # packets that may wait for one client
 WAITING_BYTES = 8 * 2**20  # the same in bytes; looked at only from FEW packets on
 FEW = 64
-STRANGERS = 16  # sockets beyond the cap, on which those are refused who are not let in
+STRANGERS = 16  # sockets beyond the cap, on which those are refused who are not let in; the others get a plain answer
+STRANGERS_KEPT = 10.0  # s for which one of those counts, which is longer than it can last
 PATIENCE = 5.0  # s from the upgrade until a client is through the handshake of Socket.IO
 FAREWELL = 1.0  # s from the end of a socket until its connection is cut
 TALK = 2**20  # bytes that a client may send in its life; at one answer to a ping every 5 s that is a week
@@ -46,17 +47,27 @@ _QUIET.setLevel(logging.CRITICAL)
 
 
 class Wire:
-    """The connection of one client, as the threads of its socket use it: writes go out whole and one at a time, and anybody may cut it."""
+    """The connection of one client, as the threads of its socket use it: writes go out whole and one at a time, and anybody may cut it.
+
+    What the library does by itself would write into other clients' connections: one thread closes while another one writes, and the number
+    of the file descriptor is given to who comes next.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._writing = threading.Lock()
+        self._ending = threading.Lock()
+        self._used = False
+        self._closed = threading.Event()
         self._heard = 0
 
     def send(self, data: bytes) -> int:
         """Send all. Two threads that write to one TLS connection at a time would ruin it, or the process."""
+        self._used = True
         try:
             with self._writing:
+                if self._closed.is_set():
+                    raise ConnectionAbortedError
                 self._sock.sendall(data)
         except OSError as exc:
             raise BrokenPipeError from exc  # the one error at which the library's threads end without a traceback
@@ -72,14 +83,22 @@ class Wire:
 
     def cut(self) -> None:
         """End the connection at once, whoever is reading or writing; beneath TLS, whose state belongs to those threads."""
-        with suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        with self._ending, suppress(OSError):
+            if not self._closed.is_set():
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the file descriptor back, not while somebody writes: it may be another client's the next moment."""
+        """Give the file descriptor back: called by the thread that reads, as its last act."""
         self.cut()
-        with self._writing:
+        with self._writing, self._ending:
             self._sock.close()
+            self._closed.set()
+
+    def settle(self) -> None:
+        """Return when no thread uses the connection any more, so that its owner may close it."""
+        if self._used and not self._closed.wait(FAREWELL):
+            self.cut()
+            self._closed.wait(FAREWELL)
 
     def fileno(self) -> int:
         """The file descriptor."""
@@ -117,7 +136,8 @@ class Sockets:
         self.dropped = 0  # clients that were cut off because too much waited for them
         self._admit, self._greet, self._most = admit, greet, most
         self._links: set[Link] = set()
-        self._held = threading.Lock()  # for _links
+        self._strangers: list[float] = []  # time.monotonic() of the last ones
+        self._held = threading.Lock()  # for these two
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sockets", daemon=True)
         self._app, self._plain = app, app.wsgi_app
@@ -198,14 +218,14 @@ class Sockets:
             return self._plain(environ, start_response)
         link = self._open(environ)
         if link is None:
+            environ.pop("HTTP_UPGRADE", None)  # or Flask looks for a route that is a WebSocket
             return self._plain(environ, start_response)
         environ["gunicorn.socket"], environ["drover.link"] = link.wire, link
         environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)  # no compression: it would be done again for every client
         try:
             return self._upgrading(environ, start_response)  # returns, or raises, when the socket has ended
         finally:
-            with self._held:
-                self._links.discard(link)
+            self._forget(link)
 
     def _open(self, environ: dict[str, Any]) -> Link | None:
         """A client's link, or None where it is not even refused on a socket; then `_refuse` answers with what stands in environ."""
@@ -219,18 +239,25 @@ class Sockets:
         except DroverError as exc:
             link.refusal = exc
         with self._held:
-            refused = sum(1 for each in self._links if each.refusal)
-            if link.refusal is None and len(self._links) - refused >= self._most:
+            if link.refusal is None and sum(1 for each in self._links if not each.refusal) >= self._most:
                 link.refusal = Unavailable(f"all {self._most} sockets are taken: pull, and try again later")
             if self._stopped.is_set():
                 link.refusal = Unavailable("this process is stopping")
-            if link.refusal and (refused >= STRANGERS or self._stopped.is_set()):
+            if link.refusal and not self._may_hear_why(link):
                 environ["drover.refusal"] = link.refusal
                 return None
             self._links.add(link)
         with suppress(OSError):
             environ["gunicorn.socket"].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         return link
+
+    def _may_hear_why(self, link: Link) -> bool:
+        """Whether there is a socket for a stranger: each one leaves threads behind for a while."""
+        self._strangers = [at for at in self._strangers if link.began - at < STRANGERS_KEPT]
+        if self._stopped.is_set() or len(self._strangers) >= STRANGERS:
+            return False
+        self._strangers.append(link.began)
+        return True
 
     def _refuse(self) -> Any:
         raise request.environ.get("drover.refusal") or BadRequest("sockets are not served here")
@@ -259,6 +286,19 @@ class Sockets:
             link.ready = True
 
     # --- and goes
+
+    def _forget(self, link: Link) -> None:
+        """Its thread is free again. Gunicorn is told so by an exception, behind which the library does not clean up."""
+        link.wire.settle()
+        with self._held:
+            self._links.discard(link)
+        server = self._io.server
+        for queue, environ in list(server.environ.items()):
+            if environ.get("drover.link") is link:
+                server.environ.pop(queue, None)
+        for queue, waiting in list(server.eio.sockets.items()):
+            if waiting.closed:
+                server.eio.sockets.pop(queue, None)
 
     def _disconnected(self, _reason: object = None) -> None:
         link: Link = request.environ["drover.link"]
