@@ -21,7 +21,6 @@ HOMES = {  # a package, and the only places that import it
     "gunicorn": ["changelog/node/"],
     "prometheus_client": ["changelog/node/metrics.py"],
     "requests": ["server/"],
-    "simple_websocket": ["pi/", "server/sockets.py"],
     "serial": ["pi/serial_reader.py"],
     "urllib3": ["server/pi_client.py"],
     "watchdog": ["changelog/commits.py"],
