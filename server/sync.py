@@ -43,7 +43,7 @@ class SyncService:
         applied: Applied = lambda before, after: None,
     ) -> None:
         """`applied`: see `Follower`; called on the sync thread, so it must return at once."""
-        self._settings, self._store, self._state = settings, store, state
+        self._settings, self._store, self._state, self._applied = settings, store, state, applied
         self._stopping = threading.Event()
         self._client = PiClient(settings, store.replica_id)
         self.measures = Measures()
@@ -95,6 +95,8 @@ class SyncService:
             raise Conflict("there is no replica yet that could be compared with the Pi: the server fetches one when it runs")
         verdict = verify(self.follower, repair)
         record(self._store, self._state, verdict)
+        if verdict.mended and verdict.position is not None:
+            self._applied(0, verdict.position.seq)  # rows changed, and no change tells so
         return verdict
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
