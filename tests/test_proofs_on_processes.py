@@ -42,3 +42,9 @@ def test_a_stranger_under_the_address_of_our_pi_changes_no_row_and_is_told_of(tm
 
 def test_a_clone_under_the_address_of_our_pi_is_told_of_and_rows_do_not_go_to_and_fro(tmp_path: Path) -> None:
     prove("prove_two_pis.py", "6", "--kind", "clone", "--folder", str(tmp_path))
+
+
+def test_a_push_reaches_twenty_replicas_whole_and_in_order() -> None:
+    limits = ("--most-cpu", "100", "--most-idle", "20", "--most-growth", "20", "--p99", PATIENT)
+    printed = prove("prove_push.py", "20", "5", "--idle", "1", *limits)
+    assert "20 replicas" in printed and "0 of " in printed

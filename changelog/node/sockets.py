@@ -185,6 +185,10 @@ class Sockets:
                 self._end(link)
                 link.wire.cut()
 
+    def dismiss(self, link: Link) -> None:
+        """Tell this client nothing more, and cut it off when what it has been told should have arrived."""
+        link.ended = link.ended or time.monotonic()
+
     def start(self) -> None:
         """Watch over the clients."""
         self._thread.start()
