@@ -120,6 +120,14 @@ class Keys:
                 self._note(f"UPDATE keys SET last_used_at={_NOW} WHERE name=?", (key.name,))
         return key
 
+    def still_admits(self, header: str, *roles: str) -> bool:
+        """Whether the key in this header is known, and of one of `roles`; that is no use of it. Raises Unavailable once this is closed."""
+        digest = _hash(header)
+        with self._lock:
+            if self._closed:
+                raise Unavailable("this Pi is stopping")
+            return any(hmac.compare_digest(stored, digest) and key.role in roles for stored, key in self._known().items())
+
     def require(self, *roles: str) -> Callable[[View], View]:
         """Decorates a route: only a key of one of `roles` gets in, and stands in `g.key`. Raises Unauthorized, Forbidden and TooMany."""
 

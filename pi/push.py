@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import apsw
 from flask import Flask, request
@@ -30,6 +31,8 @@ FRAME_ROWS = 1_000  # with more, only the head is told
 FRAME_BYTES = 64 * 1024  # the same
 SPACING = 0.0002  # s and client between two pushes: when commits rain, they are told together
 RETRY = 1.0  # s between two looks at a file that cannot be read
+REVIEW = 1.0  # s between two looks whether the keys of those who listen still count
+ROLE = "replica"  # of a key with which one may listen
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +41,11 @@ Row = tuple[Value, ...]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who listens: the name of its key, and of the replica, "" where it is none."""
+    """Who listens: the name of its key, of the replica ("" where it is none), and the key itself, which is never printed."""
 
     key: str
     replica: str
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +63,15 @@ class Push:
     def __init__(self, app: Flask, primary: Primary, keys: Keys, most: int) -> None:
         """`most` sockets at once. Only a key of the role replica may listen."""
         self.pushed = 0  # heads that were told, each to everybody
-        self._primary = primary
+        self._primary, self._keys = primary, keys
+        self._reviewed = 0.0  # time.monotonic()
         self._told: Position | None = None  # the head that everybody was told; None while nobody listens
         self._failure = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
 
         def admit() -> Caller:
-            return Caller(keys.admit("replica").name, request.headers.get("X-Replica-Id", ""))
+            return Caller(keys.admit(ROLE).name, request.headers.get("X-Replica-Id", ""), request.headers.get("X-API-Key", ""))
 
         self.sockets = Sockets(app, admit, self._greet, most)
 
@@ -126,9 +131,12 @@ class Push:
         seen = -1
         while not self._stopped.is_set():
             before, seen = seen, self._primary.commits.moved(seen, RETRY)
-            if self._stopped.is_set() or (seen == before and not self._failure):
-                continue
+            if self._stopped.is_set():
+                return
             try:
+                self._review()
+                if seen == before and not self._failure:
+                    continue
                 self.step()
                 self._failure = ""
             except (DroverError, apsw.Error) as exc:
@@ -138,6 +146,16 @@ class Push:
                 self._failure = "unforeseen"
                 logger.exception("a push failed")
                 self._stopped.wait(RETRY)
+
+    def _review(self) -> None:
+        """Who listens with a key that was revoked meanwhile hears no more."""
+        if time.monotonic() - self._reviewed < REVIEW:
+            return
+        self._reviewed = time.monotonic()
+        for link in self.sockets.links:
+            if not self._keys.still_admits(link.caller.secret, ROLE):
+                logger.info("a client is cut off, its key counts no more caller=%s", link.caller)
+                self.sockets.dismiss(link)
 
     def _failed(self, exc: Exception) -> None:
         """Remember that there is something to tell, and say why once."""

@@ -60,3 +60,9 @@ def test_commits_on_the_pi_can_be_read_on_the_replica_whoever_wrote_them(tmp_pat
 def test_a_socket_that_is_cut_refused_or_silent_loses_nothing(tmp_path: Path) -> None:
     printed = prove("prove_cuts.py", "50", "--folder", str(tmp_path))
     assert printed.count("25 ") >= 2 and "upgrades refused" in printed and "went silent" in printed
+
+
+def test_a_push_reaches_twenty_replicas_whole_and_in_order() -> None:
+    limits = ("--most-cpu", "100", "--most-idle", "20", "--most-growth", "20", "--p99", PATIENT)
+    printed = prove("prove_push.py", "20", "5", "--idle", "1", *limits)
+    assert "20 replicas" in printed and "0 of " in printed
