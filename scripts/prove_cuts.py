@@ -117,6 +117,9 @@ class Trial:
         facts = "SELECT count(*), max(seq)-min(seq)+1, count(DISTINCT seq) FROM changelog"
         if len(set(farm.server.sql(facts).split("|"))) != 1 or farm.server.sql(facts) != farm.pi.sql(facts):
             self.problems.append(f"{title}: the log is {farm.server.sql(facts)} here and {farm.pi.sql(facts)} on the Pi")
+        for role in farm.roles:
+            if (found := role.sql("PRAGMA integrity_check")) != "ok":
+                self.problems.append(f"{title}: {role.database} is damaged: {found[:200]}")
         if contents(farm.pi.database) != contents(farm.server.database) or farm.difference():
             self.problems.append(f"{title}: the two sides differ: {farm.difference()}")
         if (copies := figure(farm, "drover_bootstraps_total")) != 1:
