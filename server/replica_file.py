@@ -40,7 +40,7 @@ class ReplicaFile:
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._journal: dict[str, tuple[int, int] | None] = {}
-        self._size = 0  # bytes of the file when it was last looked at; a replica's file never shrinks
+        self._size = 0  # bytes that the file has at least, as of the last look
         self._doubted_at = -LOOK_EVERY
         self._indexed_schema = 0  # SQLite's schema_version when the pages' indexes were last made
 
@@ -175,7 +175,8 @@ class ReplicaFile:
         size = self.path.stat().st_size
         if size < self._size:  # SQLite may not notice: what it reads may all be in the -wal
             raise DamagedFile(f"{self.path} was cut short, from {self._size} to {size} bytes")
-        self._size = size
+        # After a smaller snapshot the next checkpoint cuts the file itself, down to what the database has now.
+        self._size = min(size, self.db.pragma("page_count") * self.db.pragma("page_size"))
 
 
 def _contains(incoming: Path, epoch: str) -> bool:
