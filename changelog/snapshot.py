@@ -13,7 +13,6 @@ from changelog.position import Position
 from changelog.primary import Primary
 
 KEPT = 600.0  # s for which a copy can be fetched on, after it was last asked for
-READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)

@@ -344,7 +344,3 @@ def _row_counts(path: Path) -> dict[str, int]:
 def _named(counts: dict[str, int]) -> str:
     first = [name for name in FIRST_NAMED if name in counts]
     return ", ".join(f"{counts[name]} {name}" for name in [*first, *(n for n in counts if n not in first)])
-
-
-def _stamp() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
