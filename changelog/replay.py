@@ -40,6 +40,7 @@ def connect_replica(path: Path_) -> apsw.Connection:
     db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # what the primary's triggers did is in the log already
     db.pragma("ignore_check_constraints", True)  # somebody on the primary may have
     db.pragma("cache_size", -CACHE_KIB)
+    db.pragma("journal_size_limit", 0)  # else a -wal stays as long as it ever was, and its size says nothing about what waits in it
     try:
         position_of(db)
     except BaseException:

@@ -30,7 +30,7 @@ from changelog.errors import BrokenFrame, DamagedFile, Divergence, DroverError
 from changelog.install import schema_changes
 from changelog.position import Position
 from changelog.primary import Primary
-from changelog.replay import connect_replica, position_of, replay
+from changelog.replay import CHECKPOINT_BYTES, checkpoint, connect_replica, position_of, replay
 from changelog.wire import FACTS, decode_frame
 
 SCHEMA = """
@@ -486,3 +486,41 @@ def test_replay_survives_a_primary_that_it_reads_from_the_same_process(pair: Pai
     db.close()
     source.close()
     assert_alike(pair.primary, pair.replica)
+
+
+class Following:
+    """A pair whose replica is written on one connection that stays open, as the server's."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair, self.db, self.source = pair, connect_replica(pair.replica), Primary(pair.primary)
+
+    def frame(self) -> bytes:
+        return b"".join(self.source.encoded_frame(position_of(self.db))[1])
+
+    def follow(self) -> None:
+        replay(self.db, *decode_frame([self.frame()]))
+
+    def close(self) -> None:
+        self.db.close()
+        self.source.close()
+
+
+@pytest.fixture
+def following(tmp_path: Path) -> Iterator[Following]:
+    made = Following(Pair(tmp_path, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)"))
+    yield made
+    made.close()
+
+
+def test_the_wal_is_moved_into_the_file_when_it_has_grown_and_not_at_each_commit_from_then_on(following: Following) -> None:
+    run_sql(following.pair.primary, "CREATE TABLE large(id INTEGER PRIMARY KEY, text)")
+    written, moved = 0, set()
+    before = following.pair.replica.stat().st_mtime_ns
+    for _ in range(90):
+        run_sql(following.pair.primary, "INSERT INTO large(text) VALUES(hex(randomblob(60000)))")
+        following.follow()
+        written += 2 * 120_000  # in the table, and in the log
+        checkpoint(following.db)
+        moved.add(following.pair.replica.stat().st_mtime_ns)
+    times = len(moved - {before})
+    assert 0 < times <= written // CHECKPOINT_BYTES + 1
