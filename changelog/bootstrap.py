@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 
-from changelog.connection import connect, one, rows, sync_path
+from changelog.connection import connect, one, remove_journal, rows, sync_path
 from changelog.errors import DamagedFile, NotAPrimary, Stranger
 from changelog.facts import facts_of, keep_facts
 from changelog.install import describe, masks_of
@@ -84,8 +84,7 @@ def carry_over(replica: apsw.Connection, incoming: Path) -> int:
 
 
 def _settle(incoming: Path) -> None:
-    for suffix in ("-wal", "-shm"):
-        Path(f"{incoming}{suffix}").unlink(missing_ok=True)
+    remove_journal(incoming)
     sync_path(incoming)
 
 
@@ -101,12 +100,6 @@ def _mark_holes(db: apsw.Connection, ours: list[tuple[str, int, int]], oldest: i
             db.execute(add, (name, value, seq))
     if carried < oldest - 1:
         db.execute(add, ("gap", carried + 1, oldest - 1))
-
-
-def clear(incoming: Path) -> None:
-    """Remove a snapshot, or what a killed process left of one: the -wal of another one must not be played into the next."""
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{incoming}{suffix}").unlink(missing_ok=True)
 
 
 def copy_over(incoming: Path, live: apsw.Connection) -> bool:
@@ -130,8 +123,7 @@ def put_in_place(incoming: Path, target: Path) -> None:
 
     The -wal of the old file goes first: next to the new one it would be played into it.
     """
-    for suffix in ("-wal", "-shm"):
-        Path(f"{target}{suffix}").unlink(missing_ok=True)
+    remove_journal(target)
     os.replace(incoming, target)
     sync_path(target.parent)
 

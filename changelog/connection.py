@@ -21,6 +21,7 @@ from changelog.errors import DamagedFile
 
 BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
+JOURNAL = ("-wal", "-shm")  # what SQLite keeps beside a file, and finds by its name
 
 Path_ = str | os.PathLike[str]
 
@@ -122,7 +123,7 @@ def identity(path: Path_) -> tuple[int, int] | None:
 
 def journal_of(path: Path_) -> dict[str, tuple[int, int] | None]:
     """The identities of the -wal and the -shm of a database that this process has open: see `drop_journal`."""
-    return {suffix: identity(f"{os.fspath(path)}{suffix}") for suffix in ("-wal", "-shm")}
+    return {suffix: identity(f"{os.fspath(path)}{suffix}") for suffix in JOURNAL}
 
 
 def drop_journal(path: Path_, known: dict[str, tuple[int, int] | None]) -> None:
@@ -134,6 +135,18 @@ def drop_journal(path: Path_, known: dict[str, tuple[int, int] | None]) -> None:
     for suffix, file in known.items():
         if file is not None and identity(f"{os.fspath(path)}{suffix}") == file:
             os.unlink(f"{os.fspath(path)}{suffix}")
+
+
+def remove_journal(path: Path_) -> None:
+    """Remove the -wal and -shm of a file that is gone, or that nobody has open: they would be played into the next one of that name."""
+    for suffix in JOURNAL:
+        Path(f"{os.fspath(path)}{suffix}").unlink(missing_ok=True)
+
+
+def remove_database(path: Path_) -> None:
+    """Remove a file that nobody has open, or what a killed process left of one, with all that belongs to it."""
+    Path(path).unlink(missing_ok=True)
+    remove_journal(path)
 
 
 def sync_wal(path: Path_) -> None:

@@ -14,8 +14,8 @@ from typing import Protocol
 import apsw
 
 from changelog.audit import is_replica
-from changelog.bootstrap import carry_over, clear, copy_over, empty_wal, fit_out, put_in_place
-from changelog.connection import connect
+from changelog.bootstrap import carry_over, copy_over, empty_wal, fit_out, put_in_place
+from changelog.connection import connect, remove_database
 from changelog.errors import BadRequest, Conflict, DamagedFile, Divergence, HistoryTrimmed, NotFound, PositionMismatch, Stranger
 from changelog.position import Position, ancestors_of, epoch_of
 from changelog.primary import Primary
@@ -141,7 +141,7 @@ def _advance(source: Source, target: Path, before: Position) -> Position:
 
 def _bootstrap(source: Source, target: Path, doubt: str) -> tuple[Position, str, Rescued | None]:
     incoming = target.with_name(f"{target.name}.incoming")
-    clear(incoming)
+    remove_database(incoming)
     try:
         source.copy_to(incoming)
         position = fit_out(incoming, None)
@@ -150,7 +150,7 @@ def _bootstrap(source: Source, target: Path, doubt: str) -> tuple[Position, str,
             empty_wal(target)
             put_in_place(incoming, target.absolute())
     finally:
-        clear(incoming)
+        remove_database(incoming)
     return position, doubt, rescued
 
 

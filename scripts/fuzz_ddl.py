@@ -24,7 +24,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from changelog.bootstrap import fit_out
-from changelog.connection import connect, rows
+from changelog.connection import connect, remove_database, rows
 from changelog.errors import Divergence
 from changelog.install import install
 from changelog.primary import Primary
@@ -219,8 +219,7 @@ class Case:
         self._bootstrap()
 
     def _bootstrap(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self.copy}{suffix}").unlink(missing_ok=True)
+        remove_database(self.copy)
         self.source.copy_to(self.copy)
         fit_out(self.copy, None)
         self.replica = connect_replica(self.copy)

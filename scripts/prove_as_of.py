@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from changelog.asof.past import Past
 from changelog.asof.rebuild import in_memory, write_file
-from changelog.connection import connect, rows
+from changelog.connection import connect, remove_database, rows
 from changelog.errors import CannotRebuild, HistoryTrimmed
 from changelog.install import install
 from changelog.log import head
@@ -44,8 +44,7 @@ class History:
     """One primary with what it held after each statement."""
 
     def __init__(self, seed: int, path: Path) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        remove_database(path)
         self.random, self.path = random.Random(seed), path
         self.recorded: dict[int, str] = {}
         self.known_from = 0  # the first seq after which the log is whole

@@ -19,6 +19,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from changelog.connection import remove_database
 from scripts.large_farm import (
     Farm,
     SteadyWriter,
@@ -135,8 +136,7 @@ def convert(path: Path, page_size: int, encoding: str) -> None:
     version = subprocess.run(["sqlite3", str(path), "PRAGMA user_version"], capture_output=True, check=True, text=True).stdout.strip()
     end = f"\nPRAGMA user_version={version}; PRAGMA journal_mode=WAL;\n"
     subprocess.run(["sqlite3", "-bail", str(new)], input=pragmas.encode() + dump + end.encode(), capture_output=True, check=True)
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    remove_database(path)
     new.rename(path)
 
 

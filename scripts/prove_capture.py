@@ -23,7 +23,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from changelog.connection import connect
+from changelog.connection import connect, remove_database
 from changelog.install import install
 from changelog.log import head
 from changelog.reader import read_log
@@ -101,8 +101,7 @@ class History:
     """One random schema, and what is written to it."""
 
     def __init__(self, seed: int, path: Path) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        remove_database(path)
         self._random = random.Random(f"capture {seed}")
         self._case = case = Case(seed)
         self._db = connect(path, create=True)

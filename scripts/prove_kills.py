@@ -32,7 +32,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 from farm_processes import Farm, Seed
 
 from changelog import retention
-from changelog.connection import connect, one
+from changelog.connection import connect, one, remove_journal
 from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.primary import Primary
@@ -264,8 +264,7 @@ def with_lost_changes(folder: Path, farm: Farm) -> None:
     source = Primary(path)
     pull_file(source, folder / "replica.db")
     source.close()
-    for suffix in ("-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    remove_journal(path)
     older.replace(path)
     pi_farm.open_farm(path)
     source = Primary(path)

@@ -30,7 +30,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from changelog.bootstrap import fit_out
-from changelog.connection import connect, one, rows
+from changelog.connection import connect, one, remove_database, rows
 from changelog.errors import BadRequest, Divergence, DroverError
 from changelog.install import install
 from changelog.primary import Primary
@@ -257,8 +257,7 @@ class Replication(RuleBasedStateMachine):
     def _bootstrap(self) -> None:
         if self.replica:
             self.replica.close()
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self.copy}{suffix}").unlink(missing_ok=True)
+        remove_database(self.copy)
         self.source.copy_to(self.copy)
         fit_out(self.copy, None)
         self.replica = connect_replica(self.copy)

@@ -11,8 +11,8 @@ from typing import Any
 
 import apsw
 
-from changelog.bootstrap import clear, fit_out
-from changelog.connection import connect, one
+from changelog.bootstrap import fit_out
+from changelog.connection import connect, one, remove_database
 from changelog.errors import BrokenFrame, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, ProtocolMismatch, Stranger, Unavailable
 from changelog.position import Position
 from changelog.replay import TableContents, checkpoint, position_of, replay
@@ -114,7 +114,7 @@ class Follower:
     def bootstrap(self, doubt: Doubt) -> None:
         """Replace the replica by a snapshot of the Pi, in one step. Raises Stranger, and what the Pi or the network refuses with."""
         started, incoming = time.monotonic(), self.file.incoming
-        clear(incoming)
+        remove_database(incoming)
         if doubt.reason != self._said:  # said once, not at every attempt while the Pi is away
             self._said = doubt.reason
             logger.info("Starting full database sync from Pi...")
@@ -131,7 +131,7 @@ class Follower:
             self._refuse_stranger(exc)
             raise
         finally:
-            clear(incoming)
+            remove_database(incoming)
         self._catch_up.discard()
         self._said = ""
         self._store.accepted_epoch = position.epoch

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import apsw
 
-from changelog.bootstrap import carry_over, clear, copy_over, empty_wal, put_in_place
-from changelog.connection import connect, drop_journal, identity, journal_of
+from changelog.bootstrap import carry_over, copy_over, empty_wal, put_in_place
+from changelog.connection import connect, drop_journal, identity, journal_of, remove_database
 from changelog.errors import DamagedFile
 from changelog.position import Position
 from changelog.reader import descends
@@ -161,7 +161,7 @@ class ReplicaFile:
     def _open(self) -> None:
         self._file, self._size = identity(self.path), 0
         self._db = connect_replica(self.path)
-        clear(self.incoming)  # of a process that was killed
+        remove_database(self.incoming)  # of a process that was killed
         self._adopt(self._db)
         self._journal = journal_of(self.path)
 

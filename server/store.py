@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import apsw
 
-from changelog.connection import Path_, connect, identity, one
+from changelog.connection import Path_, connect, identity, one, remove_journal
 from changelog.errors import Conflict, DamagedFile, NotFound
 from server.clock import utc_text
 
@@ -265,7 +265,7 @@ class Store:
     def _open(self) -> None:
         if self._connection is not None and not self.path.exists():
             logger.warning("local database was removed and is made anew file=%s", self.path)
-            self._remove_wal()
+            remove_journal(self.path)
         self._drop()
         self._line_id = None
         try:
@@ -297,12 +297,7 @@ class Store:
         logger.error("local database is damaged and made anew file=%s kept_as=%s cause=%s", self.path, aside, cause)
         if self.path.exists():
             self.path.rename(aside)
-        self._remove_wal()
-
-    def _remove_wal(self) -> None:
-        # A -wal that was left by another file would be replayed into the new one.
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        remove_journal(self.path)
 
     def _write_totals(self, db: apsw.Connection) -> None:
         db.execute(

@@ -9,7 +9,7 @@ import apsw
 
 from changelog.apply import mark
 from changelog.asof.past import Past
-from changelog.connection import connect, sync_path
+from changelog.connection import connect, remove_database, sync_path
 from changelog.errors import CannotRebuild, Conflict, NotFound
 from changelog.schema import Table, identifier, sequences_of
 from changelog.values import RawText, Value
@@ -39,8 +39,7 @@ def write_file(source: apsw.Connection, past: Past, target: Path) -> list[str]:
         incoming.replace(target)
         sync_path(target.absolute().parent)
     finally:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{incoming}{suffix}").unlink(missing_ok=True)
+        remove_database(incoming)
     return notes
 
 
