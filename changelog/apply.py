@@ -31,6 +31,7 @@ class Applier:
         self._cursor = db.cursor()
         self._log_only = log_only
         self._shapes: dict[Any, _Shape] = {}
+        self.reshaped = False  # whether an X row has changed the schema
         self._recall_schema()
 
     def apply(self, pages: Iterable[Page]) -> Row | None:
@@ -71,6 +72,7 @@ class Applier:
         self._shapes = {}
 
     def _apply_ddl(self, row: Row) -> None:
+        self.reshaped = True
         reshape(self._db, row[len(FACTS)])
         self._look_at_schema()
         names = [*FACTS, "n0"]

@@ -12,7 +12,7 @@ from changelog.facts import facts_of
 from changelog.install import slot_count
 from changelog.layout import slot_names
 from changelog.position import Position, ancestors_of, epoch_of
-from changelog.schema import schema_hash
+from changelog.schema import committed_schema_hash
 from changelog.values import Value, exact_rows
 from changelog.wire import FACTS, Header
 
@@ -61,7 +61,7 @@ def frame_header(db: apsw.Connection, after: Position, upto: int | None = None, 
     if upto_check not in (None, nonce):
         message = f"seq {upto} is another write here: this primary went back in time"
         raise PositionMismatch(message, epoch=after.epoch, head=head, descends=True)
-    schema = schema_hash(db) if upto == head else None
+    schema = committed_schema_hash(db) if upto == head else None
     return Header(after.epoch, after.seq, after.check, upto, nonce, schema, **facts_of(db))
 
 

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import apsw
@@ -20,7 +19,7 @@ from changelog.connection import Path_, connect
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.facts import follow_facts
 from changelog.position import Position
-from changelog.schema import identifier, read_tables, schema_hash
+from changelog.schema import committed_schema_hash, identifier, read_tables, schema_hash
 from changelog.values import RawText, decode_value
 from changelog.verify.digest import row_names
 from changelog.wire import Header, Page
@@ -86,15 +85,16 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
         before = position_of(db)
         if header.start != before:
             raise Divergence(f"a frame after {header.start} does not fit a replica at {before}")
-        last = Applier(db, log_only=contents is not None).apply(pages)
+        applier = Applier(db, log_only=contents is not None)
+        last = applier.apply(pages)
         if contents is not None:
             _fill_tables(db, contents)
         reached = (last[0], last[2]) if last else (header.after, header.check)
         if reached != (header.upto, header.upto_check):
             raise BrokenFrame(f"the frame ends at seq {reached[0]}, which is not its upto {header.upto}")
-        if header.schema not in (None, schema_hash(db)):
+        if header.schema not in (None, schema_hash(db) if applier.reshaped else committed_schema_hash(db)):
             raise Divergence("the schema of the replica is not that of the primary")
-        follow_facts(db, asdict(header))
+        follow_facts(db, vars(header))
         if last is not None:
             move_position(db, header.end)
     return header.end

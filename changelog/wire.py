@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -94,7 +94,7 @@ def encode_frame(header: Header, rows: Iterable[tuple[Value, ...]]) -> Iterator[
 
 def encode_header(header: Header) -> str:
     """The first line."""
-    return json.dumps({"protocol": PROTOCOL, **asdict(header)}, separators=(",", ":"))
+    return json.dumps({"protocol": PROTOCOL, **vars(header)}, separators=(",", ":"))
 
 
 def encode_end(count: int, upto: int) -> str:
