@@ -26,6 +26,7 @@ class ChangePassword(Form):
     """Change the password of who is signed in."""
 
     heading, button, guarded = "Change your password", "Change the password", False
+    signs_in = True
     fields = (
         Field("old", "Old password", required=True, kind="password", longest=1_000, autocomplete="current-password"),
         Field("new", "New password", f"At least {SHORTEST} characters.", True, 1_000, "password", autocomplete="new-password"),

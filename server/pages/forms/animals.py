@@ -80,7 +80,8 @@ class Move(OneAnimal):
         pens = rows_of(db, PENS)
         self.pens = {str(pen.id): str(pen.pen_number) for pen in pens}
         choices = [("", "in no pen"), *((str(pen.id), f"{pen.pen_number}: {pen.animals} of {pen.capacity}") for pen in pens)]
-        self.fields = (Choice("pen_id", "Pen", "With how many active animals are in it, and find place.", choices=choices),)
+        hint = "Beside each: how many active animals stand in it, and how many find place."
+        self.fields = (Choice("pen_id", "Pen", hint, choices=choices),)
 
     def request(self, values: dict[str, Any]) -> Request:
         """Into the pen."""

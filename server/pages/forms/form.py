@@ -60,6 +60,7 @@ class Form:
     sentence = ""  # above the fields
     fields: Sequence[Field] = ()
     back: tuple[str, str] = ("/office/", "Back")  # where it leads when nothing is to be written: address and name
+    signs_in = False  # whether its passwords are those of who is signed in: password managers want to know whose
     guarded: ClassVar[bool] = True  # whether the row was there before, so that what was seen of it is sent along
 
     row: Mapping[str, Any] = {}  # what it is about, as the replica has it
