@@ -8,9 +8,10 @@ from changelog.acks import Acks
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from changelog.primary import Primary
-from pi import herd_api, ingest, probes, sync, verify_api
+from pi import ingest, probes, sync, verify_api, write_api
 from pi.keys import Keys
 from pi.measures import Measures
+from pi.repeats import Repeats
 from pi.writer import Writer
 
 
@@ -20,10 +21,10 @@ def create_app(settings: Settings, writer: Writer, primary: Primary, keys: Keys,
     Replicas leave their `acks`; `measures` are its figures.
     """
     app = Flask(__name__, static_folder=None)
-    install_problems(app, facts=("id", "received_at", "times_received", "position", "descends"))
+    install_problems(app, facts=("id", "received_at", "times_received", "position", "descends", *write_api.FACTS))
     app.register_blueprint(sync.blueprint(primary, keys, acks, settings.data_dir / "snapshots"))
     app.register_blueprint(verify_api.blueprint(primary, keys))
     app.register_blueprint(ingest.blueprint(settings, writer, keys))
-    app.register_blueprint(herd_api.blueprint(writer, keys))
+    app.register_blueprint(write_api.blueprint(writer, keys, Repeats(settings.pi_db)))
     app.register_blueprint(probes.blueprint(settings, writer, keys, measures))
     return app

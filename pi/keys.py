@@ -28,7 +28,9 @@ from pi.farm import make_file
 
 logger = logging.getLogger(__name__)
 
-ROLES = ("replica", "device", "writer", "metrics")
+ROLES = ("replica", "device", "writer", "metrics", "office")
+OFFICE = "office"
+COVERS = {OFFICE: ("replica", "writer")}  # an office may what these may, and says for whom it writes
 LONGEST_NAME = 80  # characters
 WRITE_EVERY = 60.0  # s between two writes of the same key's last use
 BUSY = 500  # ms that a request may wait for somebody who holds pi.db locked
@@ -54,6 +56,10 @@ class Key:
 
     name: str
     role: str
+
+    def may(self, *roles: str) -> bool:
+        """Whether this key opens what is there for one of `roles`."""
+        return any(role in roles for role in (self.role, *COVERS.get(self.role, ())))
 
 
 class Keys:
@@ -121,15 +127,21 @@ class Keys:
         return key
 
     def still_admits(self, header: str, *roles: str) -> bool:
-        """Whether the key in this header is known, and of one of `roles`; that is no use of it. Raises Unavailable once this is closed."""
+        """Whether the key in this header is known, and `may` what one of `roles` does; that is no use of it.
+
+        Raises Unavailable once this is closed.
+        """
         digest = _hash(header)
         with self._lock:
             if self._closed:
                 raise Unavailable("this Pi is stopping")
-            return any(hmac.compare_digest(stored, digest) and key.role in roles for stored, key in self._known().items())
+            return any(hmac.compare_digest(stored, digest) and key.may(*roles) for stored, key in self._known().items())
 
     def require(self, *roles: str) -> Callable[[View], View]:
-        """Decorates a route: only a key of one of `roles` gets in, and stands in `g.key`. Raises Unauthorized, Forbidden and TooMany."""
+        """Decorates a route: only a key that `may` what one of `roles` does gets in, and stands in `g.key`.
+
+        Raises Unauthorized, Forbidden and TooMany.
+        """
 
         def decorate(view: View) -> View:
             @wraps(view)
@@ -150,7 +162,7 @@ class Keys:
             if header:
                 self._wrong.check(request.remote_addr or "")  # who guesses is slowed down
             raise
-        if key.role not in roles:
+        if not key.may(*roles):
             raise Forbidden(f"the key {key.name!r} has the role {key.role}; this needs {' or '.join(roles)}")
         g.key = key
         return key

@@ -61,7 +61,7 @@ class Push:
     """The service that pushes what is committed to the file of `primary` to those who listen on the sockets of `app`."""
 
     def __init__(self, app: Flask, primary: Primary, keys: Keys, most: int) -> None:
-        """`most` sockets at once. Only a key of the role replica may listen."""
+        """`most` sockets at once. Only a key of the role replica, or one that covers it, may listen."""
         self.pushed = 0  # heads that were told, each to everybody
         self._primary, self._keys = primary, keys
         self._reviewed = 0.0  # time.monotonic()

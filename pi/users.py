@@ -18,6 +18,7 @@ from changelog.errors import BadRequest, NotFound
 from changelog.log import signed
 from changelog.node.settings import Settings, prepare_data_dir
 from pi import farm, herd
+from pi.herd.users import ROLES
 
 SHORTEST_PASSWORD = 8  # characters
 LONGEST_NAME = 80  # characters
@@ -32,7 +33,7 @@ def user() -> None:
 
 @user.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(["admin", "user"]), default="user", show_default=True)
+@click.option("--role", type=click.Choice(ROLES), default="user", show_default=True)
 @_stdin
 @click.pass_obj
 def add(settings: Settings, name: str, role: str, password_stdin: bool) -> None:
@@ -53,6 +54,46 @@ def password(settings: Settings, name: str, password_stdin: bool) -> None:
     hashed = _password(password_stdin)
     _write(settings, lambda db: herd.set_password(db, name, hashed, herd.utc_now()))
     click.echo(f"user {name} has a new password")
+
+
+@user.command()
+@click.argument("name")
+@click.argument("new_role", metavar="ROLE", type=click.Choice(ROLES))
+@click.pass_obj
+def role(settings: Settings, name: str, new_role: str) -> None:
+    """Give the user NAME the role ROLE; its sessions of before end."""
+    _write(settings, lambda db: herd.set_role(db, name, new_role, herd.utc_now()))
+    click.echo(f"user {name} has the role {new_role}")
+
+
+@user.command()
+@click.argument("name")
+@click.pass_obj
+def deactivate(settings: Settings, name: str) -> None:
+    """Let the user NAME log in no more; the user stays, and its sessions end."""
+    _write(settings, lambda db: herd.set_active(db, name, False, herd.utc_now()))
+    click.echo(f"user {name} is inactive")
+
+
+@user.command()
+@click.argument("name")
+@click.pass_obj
+def activate(settings: Settings, name: str) -> None:
+    """Let the user NAME log in again."""
+    _write(settings, lambda db: herd.set_active(db, name, True, herd.utc_now()))
+    click.echo(f"user {name} is active")
+
+
+@user.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="The user is deleted: say so.")
+@click.pass_obj
+def remove(settings: Settings, name: str, yes: bool) -> None:
+    """Delete the user NAME; the changelog keeps what it did."""
+    if not yes and not (sys.stdin.isatty() and click.confirm(f"delete the user {name}?")):
+        raise click.UsageError(f"this deletes the user {name}; add --yes, or deactivate it")
+    _write(settings, lambda db: herd.remove_user(db, name))
+    click.echo(f"user {name} removed")
 
 
 @user.command("list")

@@ -1,6 +1,6 @@
 """Makes what a first start needs and leaves alone what is there: `python -m scripts.prepare demo|pi|server`, as scripts/run.sh does.
 
-.env with random secrets, certificate, database, first login, and in the demo the replica's key. What is wrong is one line on stderr and
+.env with random secrets, certificate, database, first login, and in the demo the office's key. What is wrong is one line on stderr and
 exit code 1. Standard output is for run.sh: assignments in the language of the shell.
 """
 
@@ -26,7 +26,7 @@ from changelog.errors import ConfigError, DroverError, Unauthorized
 from changelog.node.runner import Role, listen
 from changelog.node.settings import Settings, prepare_data_dir
 from pi import farm
-from pi.keys import Keys
+from pi.keys import OFFICE, Keys
 
 ENV = Path(".env")
 CERTIFICATE_DAYS = 3650
@@ -62,7 +62,7 @@ def prepare_demo() -> None:
     for name, bind, port in (("pi", settings.pi_bind, settings.pi_port), ("server", settings.server_bind, settings.server_port)):
         listen(Role(name, bind, port, None, None, no_application)).close()  # a taken port shows itself before anything starts
     password = make_pi(settings)
-    make_replica_key(settings)
+    make_office_key(settings)
     facts = {
         "LOGIN": LOGIN,
         "PASSWORD": password,
@@ -97,7 +97,7 @@ def prepare_server() -> None:
     if settings.use_ssl_for_pi and settings.use_self_signed_cert and not settings.pi_cert.exists():
         missing.append(f"the Pi's certificate: copy its data/pi-cert.pem to {settings.pi_cert} here (not the key file)")
     if not settings.pi_api_key:
-        missing.append("PI_API_KEY in .env: `.venv/bin/python -m pi key add office --role replica` on the Pi prints one")
+        missing.append("PI_API_KEY in .env: `.venv/bin/python -m pi key add server --role office` on the Pi prints one")
     if missing:
         raise ConfigError(f"the server needs {'; and '.join(missing)}")
 
@@ -168,7 +168,7 @@ def lan_addresses() -> list[str]:
         return []
 
 
-def make_replica_key(settings: Settings) -> None:
+def make_office_key(settings: Settings) -> None:
     """PI_API_KEY in .env, unless the one there is known to the Pi."""
     with closing(Keys(settings.pi_db)) as keys:
         try:
@@ -177,7 +177,7 @@ def make_replica_key(settings: Settings) -> None:
         except Unauthorized:
             pass
         name = "server" if all(row["name"] != "server" for row in keys.rows()) else f"server-{time.strftime('%Y%m%d-%H%M%S')}"
-        key = keys.add(name, "replica")
+        key = keys.add(name, OFFICE)
     write_private(ENV, with_setting(ENV.read_text(encoding="utf-8"), "PI_API_KEY", key))
 
 

@@ -16,6 +16,7 @@ from server.measures import Measures
 from server.metrics import OfficeMetrics
 from server.office import Office, office
 from server.pages import pages
+from server.pi_writer import PiWriter
 from server.replica import Replica
 from server.state import SyncState
 from server.status import status
@@ -39,7 +40,8 @@ def create_app(
     """The application over these parts; `sync` and `live` are None where the server shows pages only."""
     app = Flask(__name__)
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_FORM, SEND_FILE_MAX_AGE_DEFAULT=ASSET_AGE)
-    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures(), live)
+    writer = PiWriter(settings) if settings.is_server_ui else None
+    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures(), writer, live)
     app.extensions["office"] = parts
     app.extensions["metrics"] = OfficeMetrics(parts)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider: answers keep the order in which they are written

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import math
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,16 +20,16 @@ from flask import Blueprint, Flask, flash, g, redirect, render_template, request
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from changelog.errors import Forbidden, TooMany
-from changelog.node.access import RateLimit
+from server.lockout import LONGEST_NAME, Failures
 from server.office import office
 from server.paging import rows_of
 from server.replica import FileGone
 
 SESSION_LIFETIME = timedelta(hours=12)
-FAILURES_PER_SECOND, FAILURES_BURST = 0.1, 10  # of one address
 HASHES_AT_ONCE = threading.Semaphore(2)  # a scrypt check takes 32 MiB and a core: a flood of logins must not take all
 WAIT_FOR_HASH = 5.0  # s
 USABLE_HASH = "scrypt:"
+NEXT_PROOF = "next_proof"  # in a session: the proof of a row that is on its way
 
 logger = logging.getLogger(__name__)
 login = Blueprint("login", __name__, url_prefix="/office")
@@ -56,30 +54,6 @@ class User:
     def proof(self) -> str:
         """What a session keeps of the row, to see that it is still the same; tells nothing about the password."""
         return hashlib.sha256(f"{self.username}\0{self.role}\0{self.password_hash}".encode(errors="replace")).hexdigest()[:32]
-
-
-class Failures:
-    """Failed logins by address: after some of them, the next has to wait. Successes cost nothing."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds that never go back."""
-        self._limit, self._clock = RateLimit(FAILURES_PER_SECOND, FAILURES_BURST, clock), clock
-        self._closed: dict[str, float] = {}  # address: until when
-
-    def check(self, address: str) -> None:
-        """Raises TooMany with `retry_after` while this address has to wait."""
-        wait = math.ceil(self._closed.get(address, 0) - self._clock())
-        if wait > 0:
-            raise TooMany(f"Too many failed logins: wait {wait} s and try again.", retry_after=wait)
-
-    def count(self, address: str) -> None:
-        """One more failure."""
-        try:
-            self._limit.check(address)
-        except TooMany as exc:
-            now = self._clock()
-            self._closed = {known: until for known, until in self._closed.items() if until > now}
-            self._closed[address] = now + float(str(exc.facts["retry_after"]))
 
 
 failures = Failures()
@@ -111,9 +85,14 @@ def kept_secret(path: Path) -> str:
 def session_user(db: apsw.Connection) -> User | None:
     """The user of this request's session, or None: no session, or the row changed, was deactivated or removed since the login."""
     user = _find(db, "id", session["user"]) if "user" in session else None
-    if user is None or not user.active or not hmac.compare_digest(user.proof, str(session.get("proof"))):
+    if user is None or not user.active:
         return None
-    return user
+    return user if any(hmac.compare_digest(user.proof, str(session.get(name))) for name in ("proof", NEXT_PROOF)) else None
+
+
+def keep_signed_in(user: User) -> None:
+    """Let this session go on when the user's row comes back from the Pi as it is in `user`: it was changed here."""
+    session[NEXT_PROOF] = user.proof
 
 
 def signed_in(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,9 +159,16 @@ def enter() -> Any:
     username, password = request.form.get("username", ""), request.form.get("password", "")
     with office().replica.read() as db:
         user = _find(db, "username", username)
-    if not _is_allowed(user, password, str(request.remote_addr)):
-        logger.warning("login refused user=%r address=%s", username[:80], request.remote_addr)
-        return render_template("login.html", username=username[:80], wrong=True), 401
+    shown = username[:LONGEST_NAME]
+    try:
+        allowed = is_allowed(user, username, password)
+    except TooMany as exc:
+        wait = exc.facts.get("retry_after", WAIT_FOR_HASH)
+        page = render_template("login.html", username=shown, wrong=False, wait=exc.message)
+        return page, TooMany.status, {"Retry-After": f"{wait:.0f}"}
+    if not allowed:
+        logger.warning("login refused user=%r address=%s", shown, request.remote_addr)
+        return render_template("login.html", username=shown, wrong=True), 401
     assert user is not None
     session.clear()
     session.permanent = True
@@ -201,15 +187,15 @@ def leave() -> Any:
     return redirect(url_for("login.form"))
 
 
-def _is_allowed(user: User | None, password: str, address: str) -> bool:
-    """Whether user and password fit, counting a failure of this address. Raises TooMany."""
+def is_allowed(user: User | None, name: str, password: str) -> bool:
+    """Whether `password` opens `user`, whom somebody at the address of this request called `name`; a failure counts. Raises TooMany."""
+    address = str(request.remote_addr)
     if not HASHES_AT_ONCE.acquire(timeout=WAIT_FOR_HASH):
         raise TooMany("Too many logins at once: try again in a few seconds.")
     try:
-        failures.check(address)
+        failures.check(name, address)
         allowed = is_password(user, password)
-        if not allowed:
-            failures.count(address)
+        (failures.succeeded if allowed else failures.failed)(name, address)
         return allowed
     finally:
         HASHES_AT_ONCE.release()

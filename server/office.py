@@ -9,6 +9,7 @@ from flask import current_app
 
 from changelog.node.settings import Settings
 from server.measures import Measures
+from server.pi_writer import PiWriter
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
@@ -28,6 +29,7 @@ class Office:
     state: SyncState
     sync: SyncService | None
     measures: Measures
+    writer: PiWriter | None  # None where the pages run alone
     live: Live | None = None  # tells browsers what is new, where there is something to follow
 
 

@@ -54,7 +54,7 @@ class SyncState:
         utc: Callable[[], str] = utc_text,
     ) -> None:
         """`stale_after`: seconds without contact after which the rows are called stale. `clock` (s) and `utc` are for tests."""
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified when the position moves
         self._stale_after, self._clock, self._utc = stale_after, clock, utc
         self._facts = Facts(state=state)
         self._contact_at = clock()
@@ -77,6 +77,16 @@ class SyncState:
         with self._lock:
             self._facts = replace(self._facts, epoch=epoch, seq=seq)
             self._note_head()
+            self._lock.notify_all()
+
+    def wait_for(self, epoch: str, seq: int, seconds: float) -> bool:
+        """Whether the replica has this change of this epoch, or gets it within `seconds`."""
+
+        def reached() -> bool:
+            return self._facts.epoch == epoch and (self._facts.seq or 0) >= seq
+
+        with self._lock:
+            return self._lock.wait_for(reached, seconds)
 
     def bootstrapping(self, done: int = 0, total: int | None = None) -> None:
         """A bootstrap is under way: `done` of `total` bytes have arrived. It is a contact too."""

@@ -290,7 +290,7 @@ class Seed:
         role = Role("pi", folder, "farm.db", "/")
         role.data.mkdir(parents=True)
         make_certificate(role.data)
-        made = role.command("key", "add", "office", "--role", "replica")
+        made = role.command("key", "add", "office", "--role", "office")
         assert made.returncode == 0, made.stderr
         self.api_key = made.stdout.strip()
         user = role.command("user", "add", USER, "--role", "admin", "--password-stdin", typed=f"{PASSWORD}\n")

@@ -18,6 +18,7 @@ import pytest
 from pi_parts import rows, shell, wait_until
 
 from changelog.position import Position
+from pi.keys import ROLES
 
 HERE = Path(__file__).parent
 
@@ -88,7 +89,7 @@ def pi(tmp_path_factory):
 @pytest.fixture(scope="module")
 def keys(pi):
     """A key of every role, made while the Pi serves."""
-    return {role: pi.command("key", "add", f"the-{role}", "--role", role) for role in ("replica", "device", "writer", "metrics")}
+    return {role: pi.command("key", "add", f"the-{role}", "--role", role) for role in ROLES}
 
 
 def test_a_payload_is_201_then_409_with_the_first_time(pi):
@@ -145,14 +146,17 @@ def test_ingest_from_elsewhere_needs_a_device_key_and_the_401_names_both_ways(pi
 def test_no_key_opens_the_rest_and_each_role_only_its_own(pi, keys):
     """The earlier system (failure I) took any key while none was set."""
     allowed = {
-        ("GET", "/api/lora/buffer-status"): {"device", "replica", "writer"},
-        ("GET", "/api/lora/payloads"): {"replica", "writer"},
-        ("POST", "/api/lora/process"): {"writer"},
-        ("POST", "/api/pens"): {"writer"},
-        ("PATCH", "/api/pens/1"): {"writer"},
-        ("DELETE", "/api/pens/1"): {"writer"},
-        ("POST", "/api/cattle/1/weights"): {"writer"},
+        ("GET", "/api/lora/buffer-status"): {"device", "replica", "writer", "office"},
+        ("GET", "/api/lora/payloads"): {"replica", "writer", "office"},
+        ("POST", "/api/lora/process"): {"writer", "office"},
+        ("GET", "/api/sync/schema"): {"replica", "office"},
+        ("GET", "/api/sync/digest"): {"replica", "office"},
+        ("GET", "/api/key"): set(ROLES),
     }
+    writes = ("pens", "batches", "cattle", "cattle/1/weights", "cattle/1/move", "cattle/1/tags")
+    allowed |= {("POST", f"/api/{path}"): {"writer", "office"} for path in writes}
+    rows_of = ("pens", "batches", "cattle")
+    allowed |= {(method, f"/api/{path}/1"): {"writer", "office"} for method in ("PATCH", "DELETE") for path in rows_of}
     for (method, path), roles in allowed.items():
         body = {} if method != "GET" else None
         assert pi.ask(method, path, body)[0] == 401, path

@@ -179,3 +179,41 @@ def test_a_user_in_a_database_without_the_farm_is_refused_in_one_line(tmp_path):
     refused = cli(tmp_path, "user", "add", "ann", "--password-stdin", text="correct horse\n")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "no farm tables" in refused.stderr
+
+
+def test_users_get_another_role_are_deactivated_activated_and_removed(tmp_path):
+    path = str(tmp_path / "farm.db")
+    for name, role in (("ann", "admin"), ("bob", "user")):
+        cli(tmp_path, "user", "add", name, "--role", role, "--password-stdin", text="correct horse\n")
+    assert cli(tmp_path, "user", "deactivate", "bob").returncode == 0
+    assert "inactive" in cli(tmp_path, "user", "list").stdout
+    assert cli(tmp_path, "user", "activate", "bob").returncode == 0
+    assert cli(tmp_path, "user", "role", "bob", "admin").returncode == 0
+    assert rows(path, "SELECT username, role, is_active FROM users ORDER BY 1") == [("ann", "admin", 1), ("bob", "admin", 1)]
+    assert cli(tmp_path, "user", "remove", "bob").returncode == 2, "nothing destructive without --yes"
+    assert cli(tmp_path, "user", "remove", "bob", "--yes").returncode == 0
+    assert rows(path, "SELECT username FROM users") == ["ann"]
+    for verb in (("role", "bob", "user"), ("deactivate", "bob"), ("activate", "bob"), ("remove", "bob", "--yes")):
+        missing = cli(tmp_path, "user", *verb)
+        assert (missing.returncode, "no user bob" in missing.stderr, missing.stderr.count("\n")) == (1, True, 1), verb
+    assert rows(path, "SELECT count(*) FROM changelog WHERE tbl='users' AND actor NOT LIKE 'cli:_%'") == [0]
+
+
+def test_the_last_active_admin_stays(tmp_path):
+    path = str(tmp_path / "farm.db")
+    for name in ("ann", "bob"):
+        cli(tmp_path, "user", "add", name, "--role", "admin", "--password-stdin", text="correct horse\n")
+    assert cli(tmp_path, "user", "deactivate", "bob").returncode == 0
+    for verb in (("role", "ann", "user"), ("deactivate", "ann"), ("remove", "ann", "--yes")):
+        refused = cli(tmp_path, "user", *verb)
+        assert (refused.returncode, "last active admin" in refused.stderr) == (1, True), verb
+    assert cli(tmp_path, "user", "remove", "bob", "--yes").returncode == 0, "who is inactive is not the last one"
+    assert rows(path, "SELECT username, role, is_active FROM users") == [("ann", "admin", 1)]
+
+
+def test_an_office_may_what_a_replica_and_a_writer_may_and_no_more(client, keys):
+    office = keys.add("desk", "office")
+    assert client.get("/replicas", headers={"X-API-Key": office}).text == "desk"
+    assert keys.still_admits(office, "replica") and keys.still_admits(office, "writer")
+    assert not keys.still_admits(office, "device", "metrics")
+    assert not keys.still_admits(keys.add("copy", "replica"), "office", "writer")

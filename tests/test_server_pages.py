@@ -15,7 +15,7 @@ from office_farm import PASSWORD, PASSWORD_HASH, add_batches, make_replica, move
 
 from changelog.connection import connect
 from changelog.node.settings import Settings
-from server import login
+from server import lockout, login
 from server.app import create_app
 from server.measures import Measures
 from server.replica import Replica
@@ -173,7 +173,7 @@ def test_the_cookie_is_http_only_and_same_site(office: Office) -> None:
 
 
 def test_signing_in_often_is_no_offence(office: Office) -> None:
-    for _ in range(login.FAILURES_BURST + 5):
+    for _ in range(lockout.BURST + 5):
         office.client()
 
 
@@ -181,7 +181,7 @@ def test_too_many_failures_are_a_429_with_retry_after(office: Office) -> None:
     client = office.client(None)
     token = token_in(client.get("/office/login").text)
     form = {"username": "nobody", "password": "guess", "csrf_token": token}
-    answers = [client.post("/office/login", data=form) for _ in range(login.FAILURES_BURST + 2)]
+    answers = [client.post("/office/login", data=form) for _ in range(lockout.BURST + 2)]
     assert [answer.status_code for answer in answers[-2:]] == [401, 429]
     assert int(answers[-1].headers["Retry-After"]) > 0
 

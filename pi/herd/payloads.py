@@ -1,30 +1,20 @@
-"""The rules of the farm, on an open transaction: what a payload means, and what may be written about pens, weights and users.
-
-Every function writes within the caller's transaction and commits nothing. `now` is UTC text, YYYY-MM-DDTHH:MM:SS: clocks come in as
-arguments.
-"""
+"""What a payload means for batches and animals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import apsw
 
 from changelog.connection import one
-from changelog.errors import BadRequest, Conflict, NotFound, TooLarge
+from changelog.errors import BadRequest, Conflict, TooLarge
+from pi.herd.rows import remember_pair
 from pi.lora import Reading, parse_payload
 
 SOURCES = {"hxb": "Barn (HXB)", "hxe": "Export (HXE)"}
 BATCH_NOTES = "Auto-created from LoRa payload"
 STATUSES = ("received", "processed", "error")
-_PEN = ("id", "pen_number", "capacity", "description", "created_at", "updated_at")
-
-
-def utc_now() -> str:
-    """The present time as all tables hold it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +135,7 @@ def _apply(db: apsw.Connection, reading: Reading, now: str, by: str) -> int:
     animal_id: Any
     animal_id, _, old_batch, lf_tag, uhf_tag, old_status = animals[0]
     if (lf_tag, uhf_tag) != (reading.lf_tag, reading.uhf_tag):
-        _remember_pair(db, animal_id, now, by)
+        remember_pair(db, animal_id, now, by)
     # An exported animal stays in the batch of its induction: the payload's own row names the batch of the export.
     new = (batch_id if status == "active" else old_batch, reading.lf_tag, reading.uhf_tag, status)
     if new != (old_batch, lf_tag, uhf_tag, old_status):
@@ -174,91 +164,3 @@ def _free_name(db: apsw.Connection, reading: Reading) -> str:
         count += 1
         name = f"{wanted}-{count}"
     return name
-
-
-def _remember_pair(db: apsw.Connection, animal_id: int, now: str, by: str) -> None:
-    """Put the pair that an animal carries into pair_history, before it gets another."""
-    db.execute(
-        """INSERT INTO pair_history(cattle_id, lf_tag, uhf_tag, paired_at, unpaired_at, updated_by, created_at, updated_at)
-           SELECT id, lf_tag, uhf_tag, ifnull((SELECT max(unpaired_at) FROM pair_history WHERE cattle_id=c.id), induction_date), ?, ?, ?, ?
-           FROM cattle c WHERE id=?""",
-        (now, by, now, now, animal_id),
-    )
-
-
-def add_pen(db: apsw.Connection, pen_number: str, capacity: int, description: str | None, now: str) -> dict[str, Any]:
-    """Make a pen and return its row. Raises Conflict when the number is taken."""
-    _refuse_taken_pen(db, pen_number, None)
-    db.execute(
-        "INSERT INTO pens(pen_number, capacity, description, created_at, updated_at) VALUES(?,?,?,?,?)",
-        (pen_number, capacity, description, now, now),
-    )
-    return pen(db, db.last_insert_rowid())
-
-
-def change_pen(db: apsw.Connection, pen_id: int, changes: dict[str, Any], now: str) -> dict[str, Any]:
-    """Give a pen the values of `changes` (pen_number, capacity, description) and return its row. Raises NotFound and Conflict."""
-    new = pen(db, pen_id) | changes
-    _refuse_taken_pen(db, new["pen_number"], pen_id)
-    db.execute(
-        "UPDATE pens SET pen_number=?, capacity=?, description=?, updated_at=? WHERE id=?",
-        (new["pen_number"], new["capacity"], new["description"], now, pen_id),
-    )
-    return pen(db, pen_id)
-
-
-def delete_pen(db: apsw.Connection, pen_id: int) -> dict[str, Any]:
-    """Delete an empty pen and return the row that it had. Raises NotFound, and Conflict while animals are in it."""
-    row = pen(db, pen_id)
-    animals = one(db, "SELECT count(*) FROM cattle WHERE pen_id=?", (pen_id,))
-    if animals:
-        raise Conflict(f"pen {row['pen_number']} holds {animals} animals; move them first")
-    db.execute("DELETE FROM pens WHERE id=?", (pen_id,))
-    return row
-
-
-def pen(db: apsw.Connection, pen_id: int) -> dict[str, Any]:
-    """The row of a pen. Raises NotFound."""
-    row = db.execute(f"SELECT {', '.join(_PEN)} FROM pens WHERE id=?", (pen_id,)).fetchone()
-    if row is None:
-        raise NotFound(f"there is no pen with the id {pen_id}")
-    return dict(zip(_PEN, row, strict=True))
-
-
-def _refuse_taken_pen(db: apsw.Connection, pen_number: str, own_id: int | None) -> None:
-    if one(db, "SELECT 1 FROM pens WHERE pen_number=? AND id IS NOT ?", (pen_number, own_id)):
-        raise Conflict(f"there is a pen {pen_number} already")
-
-
-def record_weight(
-    db: apsw.Connection, animal_id: int, weight: float, *, recorded_at: str, recorded_by: str | None, now: str
-) -> dict[str, Any]:
-    """Record a weight (kg) of an animal, and on the animal itself when it is its newest. Raises NotFound."""
-    if one(db, "SELECT 1 FROM cattle WHERE id=?", (animal_id,)) is None:
-        raise NotFound(f"there is no animal with the id {animal_id}")
-    newest = one(db, "SELECT max(recorded_at) FROM weight_records WHERE cattle_id=?", (animal_id,))
-    db.execute(
-        "INSERT INTO weight_records(cattle_id, weight, recorded_at, recorded_by, created_at, updated_at) VALUES(?,?,?,?,?,?)",
-        (animal_id, weight, recorded_at, recorded_by, now, now),
-    )
-    record_id = db.last_insert_rowid()
-    if newest is None or recorded_at >= newest:
-        db.execute("UPDATE cattle SET weight=?, updated_at=? WHERE id=?", (weight, now, animal_id))
-    return {"id": record_id, "cattle_id": animal_id, "weight": weight, "recorded_at": recorded_at, "recorded_by": recorded_by}
-
-
-def add_user(db: apsw.Connection, username: str, password_hash: str, role: str, now: str) -> None:
-    """Make a user. Raises Conflict when the name is taken."""
-    if one(db, "SELECT 1 FROM users WHERE username=?", (username,)):
-        raise Conflict(f"there is a user {username} already; `python -m pi user password {username}` gives it a new password")
-    db.execute(
-        "INSERT INTO users(username, password_hash, role, created_at, updated_at) VALUES(?,?,?,?,?)",
-        (username, password_hash, role, now, now),
-    )
-
-
-def set_password(db: apsw.Connection, username: str, password_hash: str, now: str) -> None:
-    """Give a user another password. Raises NotFound."""
-    if one(db, "SELECT 1 FROM users WHERE username=?", (username,)) is None:
-        raise NotFound(f"there is no user {username}; `python -m pi user list` shows them")
-    db.execute("UPDATE users SET password_hash=?, updated_at=? WHERE username=?", (password_hash, now, username))

@@ -1,0 +1,132 @@
+"""The checks of what callers send: each returns a value as the tables hold it, or raises BadRequest naming the `field`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import date
+from typing import Any
+
+from flask import g, request
+
+from changelog.errors import BadRequest
+from changelog.node.access import json_body
+
+BODY = 65_536  # bytes of a request
+EXPECTED = "expected"  # the member that holds what the caller saw
+LONGEST_NOTES = 10_000  # characters
+
+_TIME = re.compile(r"(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_PRINTABLE_ASCII = re.compile(r"[!-9;-~](?:[ -9;-~]*[!-9;-~])?", re.ASCII)  # what a payload can name: no colon
+
+Body = dict[str, Any]
+Check = Callable[[Body, str], Any]
+
+
+def read_body(*names: str) -> Body:
+    """The JSON object of the request, which may have these members. Raises BadRequest."""
+    body = json_body(request, BODY)
+    g.body = json.dumps(body, sort_keys=True)
+    if not body:
+        raise BadRequest(f"the object is empty; it takes {', '.join(names)}")
+    unknown = sorted(set(body) - set(names))
+    if unknown:
+        raise BadRequest(f"{unknown[0][:80]!r} is not known here; the object takes {', '.join(names)}")
+    return body
+
+
+def read_change(checks: Mapping[str, Check]) -> tuple[Body, Body | None]:
+    """The checked values of a request that changes a row, and what the caller saw of it. Raises BadRequest."""
+    body = read_body(*checks, EXPECTED)
+    expected = body.pop(EXPECTED, None)
+    if expected is not None and not isinstance(expected, dict):
+        raise BadRequest("expected must be an object with the values that were seen")
+    if not body:
+        raise BadRequest(f"nothing is to be changed; the object takes {', '.join(checks)}")
+    return checked(body, checks), expected
+
+
+def checked(body: Body, checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> Body:
+    """The values of `body`, each by its own check. Raises BadRequest, also where one that is `required` is missing."""
+    for name in required:
+        if name not in body:
+            raise BadRequest(f"{name} is missing", field=name)
+    return {name: checks[name](body, name) for name in body}
+
+
+def text(longest: int, *, needed: bool = False) -> Check:
+    """A text without control characters and outer spaces, or None for null and, where it is not `needed`, nothing."""
+
+    def check(body: Body, name: str) -> str | None:
+        value = body.get(name)
+        if value is not None and (
+            not isinstance(value, str) or len(value) > longest or not value.replace("\n", " ").replace("\t", " ").isprintable()
+        ):
+            raise BadRequest(f"{name} must be a text of at most {longest} characters", field=name)
+        value = (value or "").strip() or None
+        if needed and not value:
+            raise BadRequest(f"{name} must not be empty", field=name)
+        return value
+
+    return check
+
+
+def radio_text(longest: int, *, needed: bool = False) -> Check:
+    """A text that a payload can name too: printable ASCII without a colon."""
+    plain = text(longest, needed=needed)
+
+    def check(body: Body, name: str) -> str | None:
+        value: str | None = plain(body, name)
+        if value is not None and not _PRINTABLE_ASCII.fullmatch(value):
+            raise BadRequest(f"{name} must be printable ASCII without a colon, as the radio sends it", field=name)
+        return value
+
+    return check
+
+
+def whole(low: int, high: int, unit: str) -> Check:
+    """A whole number."""
+
+    def check(body: Body, name: str) -> int:
+        value = body.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise BadRequest(f"{name} must be a whole number {unit} from {low} to {high}", field=name)
+        return value
+
+    return check
+
+
+def row_id(body: Body, name: str) -> int:
+    """The id of a row."""
+    value = body.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
+        raise BadRequest(f"{name} must be the id of a row", field=name)
+    return value
+
+
+def row_id_or_none(body: Body, name: str) -> int | None:
+    """The id of a row, or null."""
+    return None if body.get(name) is None else row_id(body, name)
+
+
+def day(body: Body, name: str) -> str:
+    """A date."""
+    value = body.get(name)
+    try:
+        if isinstance(value, str) and _DATE.fullmatch(value):
+            return date.fromisoformat(value).isoformat()
+    except ValueError:
+        pass
+    raise BadRequest(f"{name} must be a date such as 2024-01-15", field=name)
+
+
+def time(body: Body, name: str) -> str | None:
+    """A UTC time as the tables hold it, or None for null and nothing; a Z at its end is allowed."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _TIME.fullmatch(value.removesuffix("Z")):
+        raise BadRequest(f"{name} must be a UTC time such as 2024-01-15T10:30:00", field=name)
+    return value.removesuffix("Z")

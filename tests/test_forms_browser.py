@@ -1,0 +1,141 @@
+"""The forms in a real browser: by keyboard, on a phone, without scripts, and with a Pi that hangs or is killed in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from farm_processes import PASSWORD, USER, Farm
+from office_browser import DESK, PHONE, faults_of, running_browser
+from playwright.sync_api import Browser, Page, expect
+
+FORMS = ("pens/new", "pens/1/edit", "pens/1/delete", "batches/1/notes", "account/password")
+FORMS += tuple(f"cattle/1/{name}" for name in ("weight", "move", "tags", "notes", "edit"))
+BACK = 30_000  # ms in which a form is answered while the Pi hangs
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def office(running_farm: Farm) -> Farm:
+    running_farm.pi.sql("INSERT INTO pens(id, pen_number, capacity, description) VALUES(1, 'P1', 40, 'by the gate')")
+    running_farm.fill(3)
+    running_farm.assert_identical()
+    return running_farm
+
+
+def signed_in(browser: Browser, farm: Farm, **context: object) -> Page:
+    """The first page of somebody who signed in."""
+    page = browser.new_context(base_url=farm.server.url, **{"viewport": DESK, **context}).new_page()
+    page.goto("/office/login")
+    page.get_by_label("User name").fill(USER)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    return page
+
+
+def focused(page: Page) -> str:
+    found: str = page.evaluate("document.activeElement.name || document.activeElement.textContent.trim()")
+    return found
+
+
+def test_a_pen_is_made_by_keyboard_alone_and_what_is_wrong_gets_the_focus(browser: Browser, office: Farm) -> None:
+    page = signed_in(browser, office)
+    page.goto("/office/pens/new")
+    assert focused(page) == "pen_number"
+    for text in ("Keys 1", "ten", "made by keyboard"):
+        page.keyboard.type(text)
+        page.keyboard.press("Tab")
+    assert focused(page) == "Make the pen"
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Capacity must be a whole number")).to_be_visible()
+    assert focused(page) == "capacity"
+    described = "How many animals find place in it. Capacity must be a whole number, such as 40."
+    expect(page.get_by_label("Capacity")).to_have_accessible_description(described)
+    expect(page.get_by_label("Description")).to_have_value("made by keyboard")
+    faults = faults_of(page, office.server.url)
+    page.keyboard.press("Control+A")
+    page.keyboard.type("10")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Pen Keys 1 was made.")).to_be_visible()
+    expect(page.get_by_role("rowheader", name="Keys 1")).to_be_visible()
+    assert faults == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_forms_fit_a_phone_and_every_field_has_a_label(browser: Browser, office: Farm, scheme: str) -> None:
+    page = signed_in(browser, office, viewport=PHONE, color_scheme=scheme)
+    faults = faults_of(page, office.server.url)
+    for path in FORMS:
+        page.goto(f"/office/{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+        fields = page.locator("main").locator("input:visible, select, textarea")
+        assert fields.evaluate_all("fields => fields.filter(field => !field.labels.length).map(field => field.name)") == [], path
+        buttons = page.locator("main").locator("button, [role=button]")
+        assert buttons.evaluate_all("buttons => buttons.filter(b => b.getBoundingClientRect().height < 38).length") == 0, path
+    assert faults == []
+    page.context.close()
+
+
+def test_forms_work_without_javascript(browser: Browser, office: Farm) -> None:
+    page = signed_in(browser, office, java_script_enabled=False)
+    page.goto("/office/batches/1/notes")
+    page.get_by_label("Notes").fill("no script\nneeded")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("The notes on batch BATCH001 were saved.")).to_be_visible()
+    expect(page.locator("dd", has_text="no script")).to_be_visible()
+    page.context.close()
+
+
+def test_what_was_typed_outlives_a_pi_that_hangs_and_then_dies(browser: Browser, farm: Farm) -> None:
+    farm.start()
+    farm.fill(1)
+    farm.assert_identical()
+    page = signed_in(browser, farm)
+    page.goto("/office/batches/1/notes")
+    page.get_by_label("Notes").fill("first line\n  second line")
+    for pid in farm.pi.pids():
+        os.kill(pid, signal.SIGSTOP)
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("send it again, it is not written twice")).to_be_visible(timeout=BACK)
+    expect(page.get_by_label("Notes")).to_have_value("first line\n  second line")
+    farm.pi.kill9()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Nothing was written.")).to_be_visible(timeout=BACK)
+    expect(page.get_by_label("Notes")).to_have_value("first line\n  second line")
+    farm.pi.start()
+    page.get_by_label("Notes").press("End")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("The notes on batch BATCH001 were saved.")).to_be_visible()
+    assert farm.server.sql("SELECT notes FROM batches WHERE id=1") == "first line\n  second line"
+    assert farm.pi.sql("SELECT count(*) FROM changelog WHERE tbl='batches' AND op='U'") == "1"
+    page.context.close()
+
+
+def test_who_changes_the_password_stays_signed_in_and_another_browser_does_not(browser: Browser, farm: Farm) -> None:
+    farm.start()
+    here, there = signed_in(browser, farm), signed_in(browser, farm)
+    here.goto("/office/pens")
+    faults = faults_of(here, farm.server.url)
+    here.get_by_role("link", name="Password").click()
+    here.get_by_label("Old password").fill(PASSWORD)
+    here.get_by_label("New password", exact=True).fill("another long password")
+    here.get_by_label("New password again").fill("another long password")
+    here.keyboard.press("Enter")
+    expect(here.get_by_text("Your password was changed.")).to_be_visible()
+    expect(there.get_by_role("heading", name="Sign in")).to_be_visible(timeout=BACK)  # told over its socket
+    here.wait_for_timeout(1_500)  # longer than a page that is told that its session ended waits before it looks
+    expect(here.get_by_role("heading", name="Batches")).to_be_visible()
+    here.get_by_role("link", name="Pens").click()
+    expect(here.get_by_role("heading", name="Pens")).to_be_visible()
+    assert faults == []
+    here.context.close()
+    there.context.close()
