@@ -100,7 +100,7 @@ def shown_command(page: str) -> str:
 
 def run_shown(page: str) -> list[list[str]]:
     """What the shown command prints when it is pasted into a shell, as rows of cells: without the box, so that they can be told apart."""
-    command = shown_command(page).replace(" -box ", " -ascii ")
+    command = shown_command(page).replace(" -box ", " -header -ascii ")
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stderr, f"{command}\n{done.stderr}"
     return [row.split("\x1f") for row in done.stdout.split("\x1e") if row]

@@ -15,7 +15,7 @@ import apsw
 from changelog.asof.lineage import Lineage
 from changelog.connection import one
 from changelog.errors import BadRequest, CannotRebuild
-from changelog.gaps import gaps_of, unbroken_after
+from changelog.gaps import gaps_of, trimmed_upto, unbroken_after
 from changelog.render import MASK
 from changelog.schema import Table, identifier, read_tables
 from changelog.values import exact_rows
@@ -45,6 +45,9 @@ def standing(db: apsw.Connection, of: Change, seq: int) -> Standing:
     head = one(db, "SELECT max(seq) FROM changelog") or 0
     if not 0 <= seq <= head:
         raise BadRequest(f"There is no change {seq} here yet: the newest is {head}.")
+    trimmed = trimmed_upto(db)
+    if seq < trimmed:
+        raise CannotRebuild(f"The log of this copy begins at change {trimmed + 1}: what stood here before that is not known.")
     lineage, key = Lineage(db), of.key_after if seq >= of.seq else of.key
     born = births(db)
     low = max([unbroken_after(db, seq) + 1, *(birth for birth in born if birth <= seq)])
