@@ -35,6 +35,8 @@ class Facts:
     last_verify: str | None = None  # the newest comparison with the Pi: its result in words, when it was (UTC), whether nothing differed
     last_verify_at: str | None = None
     last_verify_ok: bool | None = None
+    verifying: str | None = None  # since when (UTC) a comparison is under way
+    verify_error: str | None = None  # why the newest one came to no end
 
     @property
     def lag_changes(self) -> int | None:
@@ -127,6 +129,16 @@ class SyncState:
         with self._lock:
             self._touch()
             self._facts = replace(self._facts, state="refused", last_error=error, progress=None)
+
+    def verifying(self) -> None:
+        """A comparison with the Pi begins."""
+        with self._lock:
+            self._facts = replace(self._facts, verifying=self._utc(), verify_error=None)
+
+    def verify_ended(self, error: str | None = None) -> None:
+        """It is over; `error` says why it came to no end."""
+        with self._lock:
+            self._facts = replace(self._facts, verifying=None, verify_error=error)
 
     def verified(self, result: str, at: str, ok: bool) -> None:
         """The newest comparison of both sides ended with `result`, a sentence with its time `at` (UTC); `ok` when nothing differed."""

@@ -93,7 +93,13 @@ class SyncService:
         """
         if self.follower.position() is None:
             raise Conflict("there is no replica yet that could be compared with the Pi: the server fetches one when it runs")
-        verdict = verify(self.follower, repair)
+        self._state.verifying()
+        try:
+            verdict = verify(self.follower, repair)
+        except Exception as exc:
+            self._state.verify_ended(str(exc))
+            raise
+        self._state.verify_ended()
         record(self._store, self._state, verdict)
         if verdict.mended and verdict.position is not None:
             self._applied(0, verdict.position.seq)  # rows changed, and no change tells so

@@ -13,7 +13,7 @@ import apsw
 from changelog.connection import one, rows
 
 BLOCK = 4_096  # changes
-READ_AT_ONCE = 10  # blocks, some ms
+READ_AT_ONCE = 6  # blocks, some ms
 
 Range = tuple[int, int]  # first and last seq
 
