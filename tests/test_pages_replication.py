@@ -157,4 +157,4 @@ def test_the_history_is_paged_by_key(page: Page, running_farm: Farm, tmp_path: P
         page.locator("#pager-onward").click()
     expect(page.get_by_text("old failure 70", exact=True)).to_be_visible()
     page.locator("#pager-back").click()
-    expect(page.get_by_text("old failure 20", exact=True)).to_be_visible()
+    expect(page.get_by_text("old failure 40", exact=True)).to_be_visible()
