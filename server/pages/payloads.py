@@ -62,7 +62,9 @@ def _chosen() -> dict[str, str]:
 
 def _streams(chosen: dict[str, str]) -> list[Stream]:
     """What is asked for, as conditions that an index answers each in the order of id; nothing long is left to be sieved."""
-    tests = {"status": "status=?", "source": "source_type=?", "batch": "batch_number=?"}
+    few = "repeats" in chosen and not {"tag", "batch"} & set(chosen)  # those that came more than once have an index of their own
+    plus = "+" if few else ""  # by which SQLite is told to leave the other indexes alone
+    tests = {"status": f"{plus}status=?", "source": f"{plus}source_type=?", "batch": "batch_number=?"}
     rest: list[tuple[str, list[Any]]] = [(test, [chosen[name]]) for name, test in tests.items() if name in chosen]
     if "repeats" in chosen:
         rest.append(("times_received>1", []))
