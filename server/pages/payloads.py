@@ -70,9 +70,7 @@ def _streams(chosen: dict[str, str]) -> list[Stream]:
         rest.append(("times_received>1", []))
     if "tag" in chosen:
         drivers = [("lf_tag=?", [chosen["tag"]]), ("uhf_tag=?", [chosen["tag"]])]
-    elif "source" in chosen and not {"status", "batch"} & set(
-        chosen
-    ):  # the index by source has the status next, and the ids in order behind that only
+    elif set(chosen) == {"source"}:  # behind the source its index has the status, and only behind that the ids in order
         drivers = [("status=?", [status]) for status in PAYLOAD_STATES]
     else:
         drivers = [("1", [])]
