@@ -152,7 +152,7 @@ def replication_note(facts: Facts) -> str | Markup:
         return facts.alarm or facts.last_error or ""
     if facts.state in ("stale", "refused"):
         return Markup("The Pi has not answered for {}.").format(since(facts.silent_seconds))
-    return _lag(facts)
+    return "This server has just started, and asks the Pi what is new." if facts.state == "starting" else _lag(facts)
 
 
 def _lag(facts: Facts) -> str:

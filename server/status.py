@@ -9,6 +9,7 @@ from flask import Blueprint, Response, current_app, request
 
 from changelog.errors import Conflict, Forbidden, Unauthorized, Unavailable
 from changelog.node.access import from_loopback
+from server.arrival import arrival
 from server.lag import LagHistory
 from server.login import check_csrf, session_user
 from server.metrics import OfficeMetrics
@@ -42,6 +43,17 @@ def resync() -> Any:
         return {"success": True, "data": job.result(RESYNC_TIMEOUT)}
     request_resync("asked for by the API")
     return {"success": True, "message": "A bootstrap was asked for: see /office/api/sync-status."}, 202
+
+
+@status.get("/office/api/arrival")
+def arrival_data() -> Any:
+    """How the first copy comes along, for anybody: before it is here there is nobody who could sign in. Then only that it is here."""
+    try:
+        with office().replica.read():
+            return {"success": True, "data": {"arrived": True}}
+    except Unavailable:
+        now = arrival(office().state.facts())
+        return {"success": True, "data": {"arrived": False, "said": f"{now.sentence} {now.in_the_way}", "progress": now.progress}}
 
 
 @status.get("/office/api/lag")
