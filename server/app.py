@@ -10,6 +10,7 @@ from flask import Flask, Response, g, make_response, render_template, request
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from server import show
+from server.arrival import arrival, in_the_way
 from server.live import Live
 from server.login import install_login
 from server.measures import Measures
@@ -17,7 +18,7 @@ from server.metrics import OfficeMetrics
 from server.office import Office, office
 from server.pages import pages
 from server.pi_writer import PiWriter
-from server.replica import Replica
+from server.replica import NEVER_FETCHED, Replica
 from server.state import SyncState
 from server.status import status
 from server.store import Store
@@ -69,7 +70,10 @@ def page_facts() -> dict[str, Any]:
 
 def error_page(status: int, message: str) -> Response:
     """An error as a page that says what is going on."""
-    return make_response(render_template("error.html", status=status, message=message))
+    facts = office().state.facts()
+    if status == 503 and message == NEVER_FETCHED:
+        return make_response(render_template("arriving.html", arrival=arrival(facts)))
+    return make_response(render_template("error.html", status=status, message=message, reason=in_the_way(facts)))
 
 
 def keep_out_of_caches(response: Response) -> Response:

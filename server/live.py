@@ -22,6 +22,7 @@ from changelog.node.events import Event, events_of
 from changelog.node.sockets import Link, Sockets
 from changelog.reader import read_log
 from changelog.render import Columns, columns_of
+from server.lag import LagHistory
 from server.login import session_name, session_user
 from server.replica import Replica
 from server.show import NEVER_SHOWN
@@ -78,12 +79,13 @@ class Live:
 
     def __init__(self, replica: Replica, state: SyncState) -> None:
         self._replica, self._state = replica, state
+        self.lag = LagHistory()
         self._app: Flask | None = None
         self._sockets: Sockets | None = None
         self._news = News()
         self._stopping = threading.Event()
         self._told: Any = None  # what the last status event came to
-        self._told_at = self._reviewed_at = -REVIEW
+        self._told_at = self._reviewed_at = self._times_at = -REVIEW
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
 
     def attach(self, app: Flask) -> None:
@@ -119,12 +121,14 @@ class Live:
         """Where the replica stands, as the argument of the event `status`."""
         facts = self._state.facts()
         lag = None if facts.lag_seconds is None else round(facts.lag_seconds, 3)
-        told = {"state": facts.state, "epoch": facts.epoch, "seq": facts.seq, "head": facts.head}
-        return told | {"lag_changes": facts.lag_changes, "lag_seconds": lag, "alarm": facts.alarm}
+        told: dict[str, Any] = {"state": facts.state, "epoch": facts.epoch, "seq": facts.seq, "head": facts.head}
+        told |= {"lag_changes": facts.lag_changes, "lag_seconds": lag, "alarm": facts.alarm}
+        return told | {"verifying": facts.verifying, "last_verify_at": facts.last_verify_at, "at": round(time.time(), 3)}
 
     def step(self, wait: float = TURN) -> None:
         """One turn: what has come within `wait` s, the status if it moved, and who should not listen any more."""
         span = self._news.take(wait)
+        self.lag.look(self._state)
         if self._sockets is None or not self._sockets.links:
             return  # whoever comes is told the position first
         if span is not None:
@@ -140,11 +144,20 @@ class Live:
         while not self._stopping.is_set():
             try:
                 self.step()
+                self._read_times()
             except Unavailable as exc:  # there is no replica just now
-                logger.debug("who listens is not judged: %s", exc.message)
+                logger.debug("neither who listens is judged nor the log's times are read: %s", exc.message)
             except Exception:  # one turn is lost, and the pages look by themselves
                 logger.exception("the browsers could not be told")
                 self._stopping.wait(TURN)
+
+    def _read_times(self) -> None:
+        """Read the times of some more changes, so that the page of changes need not. Raises Unavailable."""
+        if self._app is None or time.monotonic() < self._times_at:
+            return
+        with self._replica.read() as db:
+            more = self._app.extensions["office"].timeline.warm(db)
+        self._times_at = time.monotonic() + (0 if more else REVIEW)
 
     def _admit(self) -> Listener:
         """Who asks for a socket. Raises Forbidden, Unauthorized, and Unavailable where there is no replica yet."""
@@ -172,7 +185,7 @@ class Live:
     def _tell_status(self) -> None:
         """Send the status when it moved (a lag: by a second), and not twice within a second."""
         now, facts, status = time.monotonic(), self._state.facts(), self.status()
-        key = {**status, "lag_seconds": int(status["lag_seconds"] or 0)}, facts.last_error, facts.progress, facts.fetched
+        key = {**status, "at": None, "lag_seconds": int(status["lag_seconds"] or 0)}, facts.last_error, facts.progress, facts.fetched
         if key != self._told and now - self._told_at >= STATUS_PAUSE:
             self._told, self._told_at = key, now
             self._tell([Event("status", status)])

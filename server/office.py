@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flask import current_app
 
 from changelog.node.settings import Settings
+from server.audit.timeline import Timeline
 from server.measures import Measures
 from server.pi_writer import PiWriter
 from server.replica import Replica
@@ -31,6 +32,7 @@ class Office:
     measures: Measures
     writer: PiWriter | None  # None where the pages run alone
     live: Live | None = None  # tells browsers what is new, where there is something to follow
+    timeline: Timeline = field(default_factory=Timeline)  # the times of the changelog, for its page
 
 
 def office() -> Office:

@@ -15,6 +15,7 @@ from changelog.errors import BadRequest
 PAGE_SIZE = 50  # rows
 SEPARATOR = "~"
 
+Stream = tuple[str, Sequence[Any]]  # a condition and its bindings, which an index answers in the order of the key
 Row = SimpleNamespace  # Jinja reads an attribute of it several times quicker than a key of a dict
 
 
@@ -69,6 +70,30 @@ def page_of(
         rows.reverse()
         return Page(rows, _cursor(rows[0], keys), _cursor(rows[-1], keys))
     return Page(rows, _cursor(rows[0], keys) if cursor and rows else None, _cursor(rows[-1], keys) if more else None)
+
+
+def page_of_streams(
+    db: apsw.Connection, sql: str, streams: Sequence[Stream], arguments: Mapping[str, str], *, key: str = "id", size: int = PAGE_SIZE
+) -> Page:
+    """One page of the rows of `sql` (a SELECT with its FROM) that fit any of `streams`, the greatest `key` first. Raises BadRequest.
+
+    Each stream is read to the length of a page only, so that together they cost what the indexes do.
+    """
+    backward = "back" in arguments
+    cursor = arguments.get("back", arguments.get("onward"))
+    beyond = f" AND {key} {'>' if backward else '<'} ?" if cursor else ""
+    values = _parse(cursor, 1) if cursor else []
+    found: dict[int, Row] = {}
+    for where, bindings in streams:
+        text = f"{sql} WHERE {where}{beyond} ORDER BY {key} {'ASC' if backward else 'DESC'} LIMIT ?"
+        found |= {getattr(row, key): row for row in rows_of(db, text, (*bindings, *values, size + 1))}
+    rows = sorted(found.values(), key=lambda row: getattr(row, key), reverse=not backward)
+    more, rows = len(rows) > size, rows[:size]
+    if backward and not more:
+        return page_of_streams(db, sql, streams, {}, key=key, size=size)
+    rows = rows[::-1] if backward else rows
+    back = _cursor(rows[0], [key]) if cursor and rows else None
+    return Page(rows, back, _cursor(rows[-1], [key]) if more or backward else None)
 
 
 def like(text: str) -> str:

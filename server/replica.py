@@ -21,7 +21,7 @@ WAIT_FOR_FILE = 5.0  # s that a page waits for the copy that replaces a broken o
 LOOK_AGAIN = 0.05  # s
 TOLD_AGAIN = 30.0  # s between two calls of `when_broken`
 
-NEVER_FETCHED = "The first copy of the farm is being fetched from the Pi. This page will be here as soon as it has arrived."
+NEVER_FETCHED = "The first copy of the farm has not arrived yet: this will be here as soon as it has."
 BROKEN = "The replica's file was damaged or replaced under this page. It is fetched anew from the Pi; try again in a few seconds."
 OTHER_SCHEMA = "The replica lacks something that this page needs: the Pi and this server may run different versions of Drover."
 

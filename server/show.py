@@ -11,12 +11,14 @@ from typing import Any, Literal
 from flask import Flask, url_for
 from markupsafe import Markup
 
+from changelog.values import RawText
+from server.native import native, typed
 from server.paging import Row
 from server.state import Facts
 
 NOTHING = "\N{EN DASH}"  # in place of a value that is not known
 LONGEST_VALUE = 40  # characters of a changed value
-NEVER_SHOWN = "password_hash"  # how the names of such columns end
+NEVER_SHOWN = "password_hash"  # how the names of columns end that are shown nowhere, even where nobody masked them
 OWN_COLUMNS = ("id", "created_at", "updated_at")  # say nothing beside the line that they stand in
 NOUNS = {
     "batches": "batch",
@@ -42,6 +44,7 @@ STATE_WORDS = {
 def install_filters(app: Flask) -> None:
     """The filters and functions that the templates use."""
     app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, value=value, words=words)
+    app.jinja_env.filters.update(native=native, typed=typed)
     app.jinja_env.finalize = text_of
     app.jinja_env.globals.update(asset=asset, state_words=STATE_WORDS, replication_note=replication_note)
 
@@ -74,7 +77,9 @@ def measure(found: Any, unit: str) -> str:
 
 
 def text_of(found: Any) -> Any:
-    """What a template prints for any value: of a BLOB, its length."""
+    """What a template prints for any value: of a BLOB, its length; of text that is not UTF-8, what can be read of it."""
+    if isinstance(found, RawText):
+        return found.decode(errors="replace")
     return f"blob of {size(len(found))}" if isinstance(found, bytes) else found
 
 
@@ -147,7 +152,7 @@ def replication_note(facts: Facts) -> str | Markup:
         return facts.alarm or facts.last_error or ""
     if facts.state in ("stale", "refused"):
         return Markup("The Pi has not answered for {}.").format(since(facts.silent_seconds))
-    return _lag(facts)
+    return "This server has just started, and asks the Pi what is new." if facts.state == "starting" else _lag(facts)
 
 
 def _lag(facts: Facts) -> str:

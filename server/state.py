@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from server.clock import utc_text
+from server.measures import FailureCause
 
 State = Literal["starting", "bootstrapping", "following", "snapshots", "stale", "refused", "pages-only"]
 
@@ -28,6 +29,7 @@ class Facts:
     silent_seconds: float = 0.0  # since the primary last answered (or since the start, when it never did)
     last_contact: str | None = None  # UTC
     last_error: str | None = None
+    cause: FailureCause | None = None  # of what sort the newest error was
     alarm: str | None = None  # what somebody should act on though the replica follows
     push: bool = False  # whether the Pi's socket is up, over which it says at once what is new
     fetched: int | None = None  # of a long catch-up: the newest seq that is here and not yet applied
@@ -35,6 +37,8 @@ class Facts:
     last_verify: str | None = None  # the newest comparison with the Pi: its result in words, when it was (UTC), whether nothing differed
     last_verify_at: str | None = None
     last_verify_ok: bool | None = None
+    verifying: str | None = None  # since when (UTC) a comparison is under way
+    verify_error: str | None = None  # why the newest one came to no end
 
     @property
     def lag_changes(self) -> int | None:
@@ -127,16 +131,26 @@ class SyncState:
             self._alarm_at = self._clock()
             self._facts = replace(self._facts, last_error=alarm, alarm=alarm)
 
-    def failed(self, error: str) -> None:
+    def failed(self, error: str, cause: FailureCause = "other") -> None:
         """A try failed: `error` names the host and the cause. The state stays; silence will make it stale."""
         with self._lock:
-            self._facts = replace(self._facts, last_error=error)
+            self._facts = replace(self._facts, last_error=error, cause=cause)
 
-    def refused(self, error: str) -> None:
+    def refused(self, error: str, cause: FailureCause = "refused") -> None:
         """The primary at the address is a stranger, or refuses us: nothing moves until somebody acts on `error`."""
         with self._lock:
             self._touch()
-            self._facts = replace(self._facts, state="refused", last_error=error, progress=None)
+            self._facts = replace(self._facts, state="refused", last_error=error, cause=cause, progress=None)
+
+    def verifying(self) -> None:
+        """A comparison with the Pi begins."""
+        with self._lock:
+            self._facts = replace(self._facts, verifying=self._utc(), verify_error=None)
+
+    def verify_ended(self, error: str | None = None) -> None:
+        """It is over; `error` says why it came to no end."""
+        with self._lock:
+            self._facts = replace(self._facts, verifying=None, verify_error=error)
 
     def verified(self, result: str, at: str, ok: bool) -> None:
         """The newest comparison of both sides ended with `result`, a sentence with its time `at` (UTC); `ok` when nothing differed."""

@@ -9,6 +9,8 @@ from flask import Blueprint, Response, current_app, request
 
 from changelog.errors import Conflict, Forbidden, Unauthorized, Unavailable
 from changelog.node.access import from_loopback
+from server.arrival import arrival
+from server.lag import LagHistory
 from server.login import check_csrf, session_user
 from server.metrics import OfficeMetrics
 from server.office import office
@@ -41,6 +43,25 @@ def resync() -> Any:
         return {"success": True, "data": job.result(RESYNC_TIMEOUT)}
     request_resync("asked for by the API")
     return {"success": True, "message": "A bootstrap was asked for: see /office/api/sync-status."}, 202
+
+
+@status.get("/office/api/arrival")
+def arrival_data() -> Any:
+    """How the first copy comes along, for anybody: before it is here there is nobody who could sign in. Then only that it is here."""
+    try:
+        with office().replica.read():
+            return {"success": True, "data": {"arrived": True}}
+    except Unavailable:
+        now = arrival(office().state.facts())
+        return {"success": True, "data": {"arrived": False, "said": f"{now.sentence} {now.in_the_way}", "progress": now.progress}}
+
+
+@status.get("/office/api/lag")
+def lag() -> Any:
+    """How far the replica was behind the Pi in the last hour, sampled every few seconds; empty where this server follows nobody."""
+    _require_reader()
+    live = office().live
+    return {"success": True, "data": (live.lag if live else LagHistory()).series()}
 
 
 @status.get("/metrics")
@@ -102,6 +123,7 @@ def status_data() -> dict[str, Any]:
         "push": facts.push,
         "last_error": facts.last_error,
         "alarm": facts.alarm,
+        "verifying": facts.verifying,
         "last_verify": facts.last_verify,
         "last_verify_at": facts.last_verify_at,
         "last_verify_ok": facts.last_verify_ok,
@@ -111,6 +133,12 @@ def status_data() -> dict[str, Any]:
 def request_resync(reason: str) -> None:
     """Hand the wish to the sync service. Raises Conflict where there is none."""
     _sync().request_resync(reason)
+
+
+def request_verify(repair: bool) -> None:
+    """Hand the wish for a comparison to the sync service; its result comes to stand in the state. Raises Conflict where there is none."""
+    sync = _sync()
+    sync.submit(lambda: sync.verify(repair))
 
 
 def _sync() -> SyncService:

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -21,10 +21,12 @@ import apsw
 from changelog.connection import Path_, connect, identity, one, remove_journal
 from changelog.errors import Conflict, DamagedFile, NotFound
 from server.clock import utc_text
+from server.paging import Page, page_of
 
 FLUSH_INTERVAL = 10.0  # s between writes of counters: an idle poll must not cost a commit
 HISTORY_SPAN = 600.0  # s for which equal outcomes are one line of the history
 HISTORY_KEPT = 7 * 86_400.0  # s
+HISTORY_PAGE = 30  # lines
 TOKEN_PREFIX = "drv_"
 
 SCHEMA = """
@@ -195,16 +197,11 @@ class Store:
             stored = Totals._make(db.execute(f"SELECT {columns} FROM sync_totals").fetchall()[0])
         return _sum(stored, self._gained)
 
-    def history(self, limit: int = 50) -> list[HistoryLine]:
-        """The newest lines first."""
+    def history(self, arguments: Mapping[str, str] | None = None, size: int = HISTORY_PAGE) -> Page:
+        """A page of lines (HistoryLine and its `id`), the newest first; `arguments` as for `page_of`. Raises BadRequest."""
         self.flush()
         with self._db() as db:
-            rows = db.execute(
-                """SELECT started_at, ended_at, kind, outcome, reason, times, records, bytes, seconds
-                   FROM sync_history ORDER BY id DESC LIMIT ?""",
-                (limit,),
-            )
-            return [HistoryLine(*row) for row in rows]
+            return page_of(db, "SELECT * FROM sync_history WHERE 1", (), arguments or {}, keys=("id",), size=size)
 
     def add_token(self, name: str) -> str:
         """Make an API token and return it: only its hash is kept. Raises Conflict when the name is taken."""

@@ -15,7 +15,7 @@ from typing import Any
 from changelog.errors import Conflict, DroverError, Stranger, Unauthorized
 from changelog.node.settings import Settings
 from server.follower import Applied, Follower
-from server.measures import Measures, failure_cause
+from server.measures import FailureCause, Measures, failure_cause
 from server.offers import LONGEST_WAIT, Offer, Offers
 from server.pi_client import PiClient
 from server.replica import Replica
@@ -93,7 +93,13 @@ class SyncService:
         """
         if self.follower.position() is None:
             raise Conflict("there is no replica yet that could be compared with the Pi: the server fetches one when it runs")
-        verdict = verify(self.follower, repair)
+        self._state.verifying()
+        try:
+            verdict = verify(self.follower, repair)
+        except Exception as exc:
+            self._state.verify_ended(str(exc))
+            raise
+        self._state.verify_ended()
         record(self._store, self._state, verdict)
         if verdict.mended and verdict.position is not None:
             self._applied(0, verdict.position.seq)  # rows changed, and no change tells so
@@ -184,15 +190,16 @@ class SyncService:
         self._wake.wait(longest * random.uniform(0.8, 1.2))
         self._wake.clear()
 
-    def _failed(self, exc: DroverError, cause: str | None = None) -> None:
+    def _failed(self, exc: DroverError, cause: FailureCause | None = None) -> None:
         """Say it once, not once an attempt; the page and the status show it as long as it lasts."""
-        self.measures.failed(cause or failure_cause(exc))
+        sort = cause or failure_cause(exc)
+        self.measures.failed(sort)
         if isinstance(exc, Stranger) and self._client.instances.rivals:
             self._state.alarmed(exc.message)  # ours is there as well, in turns with the other
         elif isinstance(exc, Stranger | Unauthorized):
-            self._state.refused(exc.message)
+            self._state.refused(exc.message, sort)
         else:
-            self._state.failed(exc.message)
+            self._state.failed(exc.message, sort)
         self._store.record_sync("pull", "failed", reason=exc.message)
         if exc.message != self._said:
             self._said = exc.message

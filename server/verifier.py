@@ -228,6 +228,13 @@ def is_due(now: datetime, verify_at: str, last: datetime, tried: datetime | None
     return min(last, now) < (due if due <= now else due - timedelta(days=1))
 
 
+def next_due(now: datetime, verify_at: str) -> datetime:
+    """When the next nightly comparison is to be made, if none is overdue."""
+    hour, minute = map(int, verify_at.split(":"))
+    due = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return due if due > now else due + timedelta(days=1)
+
+
 class Nightly:
     """When the nightly comparison is due; the newest one stands in server.db, so that one which was missed is made up."""
 

@@ -182,13 +182,3 @@ def test_pages_work_without_javascript(browser: Browser, address: str) -> None:
     expect(page.get_by_role("heading", name="LoRa payloads")).to_be_visible()
     expect(page.locator("tbody time").first).to_contain_text("UTC")
     context.close()
-
-
-def test_the_page_of_the_first_bootstrap_becomes_the_office_by_itself(browser: Browser, tmp_path: Path) -> None:
-    with running_server(tmp_path) as address:
-        page = browser.new_page()
-        page.goto(f"{address}/office/")
-        expect(page.get_by_text("first copy of the farm")).to_be_visible()
-        make_replica(tmp_path / "replica.db").close()
-        expect(page.get_by_role("heading", name="Sign in")).to_be_visible(timeout=SOON)
-        page.close()

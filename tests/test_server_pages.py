@@ -346,17 +346,6 @@ def test_every_page_tells_state_and_position(office: Office) -> None:
         assert "Up to date." in text
 
 
-def test_stale_rows_are_marked_with_the_cause(tmp_path: Path) -> None:
-    make_replica(tmp_path / "replica.db").close()
-    office = make_office(tmp_path, ToldToResync(), stale_after=-1.0)
-    office.store.record_sync("pull", "ok")
-    office.state.failed("barn.local:5001: connection refused")
-    text = office.client().get("/office/batches").text
-    assert "Stale" in text
-    assert "barn.local:5001: connection refused" in text
-    assert "The Pi was last heard" in text
-
-
 def test_pages_only_says_so(tmp_path: Path) -> None:
     make_replica(tmp_path / "replica.db").close()
     office = make_office(tmp_path)
@@ -365,18 +354,6 @@ def test_pages_only_says_so(tmp_path: Path) -> None:
     token = token_in(client.get("/office/pens").text)
     answer = client.post("/office/api/resync", headers={"X-CSRF-Token": token})
     assert (answer.status_code, "IS_SERVER_UI" in answer.text) == (409, True)
-
-
-def test_during_the_first_bootstrap_the_page_shows_how_far_it_is(tmp_path: Path) -> None:
-    office = make_office(tmp_path, ToldToResync())
-    office.state.bootstrapping(3_000_000, 12_000_000)
-    answer = office.client(None).get("/office/batches", headers=PAGE)
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"]
-    office.state.failed("barn.local:5001: connection refused")
-    assert "barn.local:5001: connection refused" in office.client(None).get("/office/batches", headers=PAGE).text
-    for shown in ("first copy of the farm", "3.0 MB of 12.0 MB", 'http-equiv="refresh"'):
-        assert shown in answer.text
 
 
 def test_a_replica_without_a_table_that_a_page_needs_is_an_error_page(office: Office) -> None:
@@ -429,7 +406,7 @@ def test_where_nothing_is_followed_there_is_no_socket(office: Office) -> None:
 
 
 FIELDS = ["running", "sync_interval", "last_sync_time", "total_syncs", "successful_syncs", "failed_syncs", "total_records_synced"]
-FIELDS += ["state", "epoch", "seq", "head", "lag_changes", "lag_seconds", "push", "last_error", "alarm", "last_verify"]
+FIELDS += ["state", "epoch", "seq", "head", "lag_changes", "lag_seconds", "push", "last_error", "alarm", "verifying", "last_verify"]
 FIELDS += ["last_verify_at", "last_verify_ok"]
 
 

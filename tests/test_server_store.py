@@ -54,7 +54,7 @@ def test_idle_polls_cost_no_commit_each_and_no_line(path: Path) -> None:
     store.record_sync("pull", "ok")
     assert Path(f"{path}-wal").stat().st_size > size
     assert store.totals().total_syncs == 501
-    assert store.history() == []
+    assert store.history().rows == []
 
 
 def test_equal_syncs_are_one_line_and_another_outcome_begins_a_new_one(path: Path) -> None:
@@ -66,7 +66,7 @@ def test_equal_syncs_are_one_line_and_another_outcome_begins_a_new_one(path: Pat
         store.record_sync("pull", "failed", reason="pi:5001: connection refused")
     store.record_sync("bootstrap", "ok", rows=9, reason="asked for")
     store.record_sync("bootstrap", "ok", rows=9, reason="asked for")
-    lines = [(line.kind, line.outcome, line.times, line.records, line.bytes) for line in store.history()]
+    lines = [(line.kind, line.outcome, line.times, line.records, line.bytes) for line in store.history().rows]
     assert lines == [("bootstrap", "ok", 1, 9, 0), ("bootstrap", "ok", 1, 9, 0), ("pull", "failed", 5, 0, 0), ("pull", "ok", 2, 3, 30)]
 
 
@@ -76,7 +76,7 @@ def test_a_long_run_of_equal_syncs_is_told_in_pieces(path: Path) -> None:
     store.record_sync("pull", "ok", rows=1)
     clock.now = HISTORY_SPAN + 1
     store.record_sync("pull", "ok", rows=1)
-    assert [line.times for line in store.history()] == [1, 1]
+    assert [line.times for line in store.history().rows] == [1, 1]
 
 
 def test_old_history_is_pruned(path: Path) -> None:
@@ -88,7 +88,7 @@ def test_old_history_is_pruned(path: Path) -> None:
     other.close()
     store = Store(path)
     store.record_sync("bootstrap", "ok", rows=1)
-    assert [line.kind for line in store.history()] == ["bootstrap"]
+    assert [line.kind for line in store.history().rows] == ["bootstrap"]
 
 
 def test_the_replica_keeps_its_name_and_the_epoch_it_accepted(path: Path) -> None:

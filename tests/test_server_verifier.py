@@ -92,7 +92,7 @@ def test_comparisons_are_lines_of_the_history_and_count_as_no_sync(tmp_path: Pat
     unmended = verdict(table="cattle", key=8, only="here")
     unmended.repair = False
     record(store, state, unmended)
-    lines = [(line.kind, line.outcome, line.reason, line.bytes) for line in store.history()]
+    lines = [(line.kind, line.outcome, line.reason, line.bytes) for line in store.history().rows]
     assert lines == [
         ("verify", "failed", "cattle 8: only here", 1234),
         ("verify", "ok", None, 1234),

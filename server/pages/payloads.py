@@ -1,6 +1,10 @@
-"""What the radio sent."""
+"""What the radio sent: how much of it lately, what became of it, and each payload, however many there are."""
 
 from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import apsw
 from flask import render_template, request
@@ -8,24 +12,101 @@ from flask import render_template, request
 from changelog.connection import one
 from changelog.errors import BadRequest
 from server.login import signed_in
+from server.pages.bars import HOURS, PICTURE, Hour, bars
 from server.pages.routes import pages
-from server.paging import page_of
+from server.paging import Page, Row, Stream, page_of_streams, rows_of
 
-COUNTED = 999  # payloads
+COUNTED = 999  # payloads, of one status or of one hour
 PAYLOAD_STATES = ("received", "processed", "error")
+SOURCES = ("hxb", "hxe")
+FILTERS = ("status", "source", "batch", "tag", "repeats")
+LONGEST_FILTER = 255  # characters, as of a payload
 
 
 @pages.get("/office/payloads")
 @signed_in
 def payloads(db: apsw.Connection) -> str:
-    """What the radio sent, the newest first, of one status or of all."""
-    status = request.args.get("status", "")
-    if status and status not in PAYLOAD_STATES:
+    """What the radio sent, the newest first, of one status, source, batch or tag, or of all. Raises BadRequest."""
+    chosen = _chosen()
+    page = page_of_streams(db, "SELECT * FROM lora_payload_buffer", _streams(chosen), request.args)
+    _add_animals(db, page)
+    hours = _last_hours(db)
+    return render_template(
+        "payloads.html",
+        page=page,
+        chosen=chosen,
+        status=chosen.get("status", ""),
+        states=PAYLOAD_STATES,
+        sources=SOURCES,
+        counts={each: _some(db, each) if each != "processed" else None for each in PAYLOAD_STATES},
+        hours=hours,
+        bars=bars(hours, PAYLOAD_STATES),
+        totals={each: sum(hour.counts.get(each, 0) for hour in hours) for each in PAYLOAD_STATES},
+        counted=COUNTED,
+        picture=PICTURE,
+    )
+
+
+def _chosen() -> dict[str, str]:
+    """The filters that are set. Raises BadRequest."""
+    chosen = {name: text for name in FILTERS if (text := request.args.get(name, "").strip())}
+    if chosen.get("status", "received") not in PAYLOAD_STATES:
         raise BadRequest(f"A payload's status is one of {', '.join(PAYLOAD_STATES)}.")
-    sql = f"SELECT * FROM lora_payload_buffer WHERE {'status=?' if status else '1'}"
-    page = page_of(db, sql, [status] if status else [], request.args, keys=("id",))
-    counts = {each: _some(db, each) if each != "processed" else None for each in PAYLOAD_STATES}
-    return render_template("payloads.html", page=page, status=status, states=PAYLOAD_STATES, counts=counts)
+    if chosen.get("source", "hxb") not in SOURCES:
+        raise BadRequest(f"A payload's source is one of {', '.join(SOURCES)}.")
+    for name, text in chosen.items():
+        if len(text) > LONGEST_FILTER:
+            raise BadRequest(f"What is typed as {name} is longer than any payload: {LONGEST_FILTER} characters at most.")
+    return chosen
+
+
+def _streams(chosen: dict[str, str]) -> list[Stream]:
+    """What is asked for, as conditions that an index answers each in the order of id; nothing long is left to be sieved."""
+    few = "repeats" in chosen and not {"tag", "batch"} & set(chosen)  # those that came more than once have an index of their own
+    plus = "+" if few else ""  # by which SQLite is told to leave the other indexes alone
+    tests = {"status": f"{plus}status=?", "source": f"{plus}source_type=?", "batch": "batch_number=?"}
+    rest: list[tuple[str, list[Any]]] = [(test, [chosen[name]]) for name, test in tests.items() if name in chosen]
+    if "repeats" in chosen:
+        rest.append(("times_received>1", []))
+    if "tag" in chosen:
+        drivers = [("lf_tag=?", [chosen["tag"]]), ("uhf_tag=?", [chosen["tag"]])]
+    elif set(chosen) == {"source"}:  # behind the source its index has the status, and only behind that the ids in order
+        drivers = [("status=?", [status]) for status in PAYLOAD_STATES]
+    else:
+        drivers = [("1", [])]
+    streams: list[Stream] = []
+    for test, values in drivers:
+        parts = [(test, values), *rest]
+        streams.append((" AND ".join(sql for sql, _ in parts), [value for _, bindings in parts for value in bindings]))
+    return streams
+
+
+def _add_animals(db: apsw.Connection, page: Page) -> None:
+    """Add to each payload the animals that carry one of its tags now: (id, name)."""
+    tags = sorted({tag for row in page.rows for tag in (row.lf_tag, row.uhf_tag) if isinstance(tag, str)})
+    carried: dict[str, list[Row]] = {}
+    for column in ("lf_tag", "uhf_tag"):
+        sql = f"SELECT id, cattle_id, {column} AS tag FROM cattle WHERE {column} IN (SELECT value FROM json_each(?))"
+        for animal in rows_of(db, sql, (json.dumps(tags),)):
+            carried.setdefault(animal.tag, []).append(animal)
+    for row in page.rows:
+        found = {animal.id: animal.cattle_id for tag in (row.lf_tag, row.uhf_tag) for animal in carried.get(tag, [])}
+        row.animals = sorted(found.items())
+
+
+def _last_hours(db: apsw.Connection) -> list[Hour]:
+    """How many payloads came in each of the last hours, by status; each hour counted as far as it matters."""
+    this = datetime.now(UTC).replace(minute=0, second=0, microsecond=0, tzinfo=None)
+    hours = []
+    for ago in range(HOURS - 1, -1, -1):
+        begin, end = ((this - timedelta(hours=ago - later)).isoformat() for later in (0, 1))
+        counted = db.execute(
+            """SELECT status, count(*) FROM (SELECT status FROM lora_payload_buffer WHERE received_at>=? AND received_at<? LIMIT ?)
+               GROUP BY status""",
+            (begin, end, COUNTED),
+        )
+        hours.append(Hour(begin, {str(status): int(str(many)) for status, many in counted}))
+    return hours
 
 
 def _some(db: apsw.Connection, status: str) -> int | str:

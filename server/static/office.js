@@ -22,7 +22,9 @@ function follow() {
 
   function judge(status) {
     const now = document.getElementById("replication").dataset;
-    const moved = status.state !== now.state || (status.epoch && status.epoch !== now.epoch);
+    document.dispatchEvent(new CustomEvent("office:status", { detail: status }));
+    const verified = `${status.verifying ?? ""} ${status.last_verify_at ?? ""}` !== now.verify;
+    const moved = status.state !== now.state || (status.epoch && status.epoch !== now.epoch) || verified;
     const alarmed = Boolean(status.alarm) !== document.getElementById("replication").classList.contains("alarm");
     if (moved || alarmed || String(status.lag_changes ?? 0) !== now.behind || status.state === "bootstrapping") page.fetchAnew();
     else if (status.seq !== null) page.fetchUpTo(status.seq);
