@@ -20,6 +20,7 @@ from server.replica import Replica
 from server.state import SyncState
 from server.status import status
 from server.store import Store
+from server.tallies import Tallies
 
 if TYPE_CHECKING:
     from server.sync import SyncService
@@ -39,7 +40,7 @@ def create_app(
     """The application over these parts; `sync` and `live` are None where the server shows pages only."""
     app = Flask(__name__)
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_FORM, SEND_FILE_MAX_AGE_DEFAULT=ASSET_AGE)
-    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures(), live)
+    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures(), Tallies(state), live)
     app.extensions["office"] = parts
     app.extensions["metrics"] = OfficeMetrics(parts)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider: answers keep the order in which they are written

@@ -217,7 +217,7 @@ def _is_allowed(user: User | None, password: str, address: str) -> bool:
 
 def own_path(target: str) -> str:
     """`target` when it is a path of the office, else its first page: a login must not lead to another host."""
-    return target if target.startswith("/office/") and "\\" not in target else url_for("pages.batches")
+    return target if target.startswith("/office/") and "\\" not in target else url_for("pages.dashboard")
 
 
 def is_password(user: User | None, password: str) -> bool:

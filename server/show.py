@@ -41,7 +41,7 @@ STATE_WORDS = {
 
 def install_filters(app: Flask) -> None:
     """The filters and functions that the templates use."""
-    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, value=value, words=words)
+    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, gain=gain, value=value, words=words)
     app.jinja_env.finalize = text_of
     app.jinja_env.globals.update(asset=asset, state_words=STATE_WORDS, replication_note=replication_note)
 
@@ -71,6 +71,11 @@ def measure(found: Any, unit: str) -> str:
     if found is None:
         return NOTHING
     return f"{found:g}\u00a0{unit}" if isinstance(found, (int, float)) else text_of(found)
+
+
+def gain(found: float | None) -> str:
+    """A gain of weight in kg a day."""
+    return NOTHING if found is None else f"{found:+.2f}\u00a0kg"
 
 
 def text_of(found: Any) -> Any:
