@@ -16,6 +16,7 @@ from server.measures import Measures
 from server.metrics import OfficeMetrics
 from server.office import Office, office
 from server.pages import pages
+from server.rendering import OfficeEnvironment
 from server.replica import Replica
 from server.state import SyncState
 from server.status import status
@@ -39,6 +40,7 @@ def create_app(
 ) -> Flask:
     """The application over these parts; `sync` and `live` are None where the server shows pages only."""
     app = Flask(__name__)
+    app.jinja_environment = OfficeEnvironment
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_FORM, SEND_FILE_MAX_AGE_DEFAULT=ASSET_AGE)
     parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures(), Tallies(state), live)
     app.extensions["office"] = parts

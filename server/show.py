@@ -42,8 +42,7 @@ STATE_WORDS = {
 def install_filters(app: Flask) -> None:
     """The filters and functions that the templates use."""
     app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, gain=gain, value=value, words=words)
-    app.jinja_env.finalize = text_of
-    app.jinja_env.globals.update(asset=asset, state_words=STATE_WORDS, replication_note=replication_note)
+    app.jinja_env.globals.update(asset=asset, address=address, state_words=STATE_WORDS, replication_note=replication_note)
 
 
 def moment(text: Any, kind: Literal["minute", "second", "age"] = "minute") -> str | Markup:
@@ -161,6 +160,12 @@ def _lag(facts: Facts) -> str:
     if facts.lag_changes:
         return f"{count(facts.lag_changes)} changes behind."
     return "Up to date." if facts.lag_changes == 0 else ""
+
+
+@cache
+def address(endpoint: str) -> str:
+    """The address of a page that needs nothing else: `url_for`, which takes its time, asked once."""
+    return url_for(endpoint)
 
 
 @cache
