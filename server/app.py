@@ -10,6 +10,7 @@ from flask import Flask, Response, g, make_response, render_template, request
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from server import show
+from server.compressed import install_compression
 from server.live import Live
 from server.login import install_login
 from server.measures import Measures
@@ -53,6 +54,7 @@ def create_app(
     app.register_blueprint(pages)
     app.register_blueprint(status)
     app.context_processor(page_facts)
+    install_compression(app)
     app.after_request(keep_out_of_caches)
     app.after_request(allow_the_socket)
     if live is not None:

@@ -1,8 +1,8 @@
 """Lists as CSV files: the whole result of a filter, in the order shown.
 
-What is promised: every file shows one moment, the snapshot in which its page would have been read, and is complete or visibly cut (its length
-is told before). It is written to a temporary file first and sent from there, so that a slow client holds neither a connection to the replica
-nor its snapshot, and one that goes away leaves nothing behind.
+What is promised: every file shows one moment, the snapshot in which its page would have been read, and is complete or visibly cut (its
+length is told before). It is written to a temporary file first and sent from there, so that a slow client holds neither a connection to
+the replica nor its snapshot, and one that goes away leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ Rows = Iterable[Sequence[Any]]
 
 
 def csv_of_parts(
-    db: apsw.Connection, name: str, folder: Path, parts: Sequence[Part], *, ascending: bool, more: Names = (), add: Callable[..., Any] | None = None
+    db: apsw.Connection,
+    name: str,
+    folder: Path,
+    parts: Sequence[Part],
+    *,
+    ascending: bool,
+    more: Names = (),
+    add: Callable[..., Any] | None = None,
 ) -> Response:
     """The list as a file. `add(row)` gives the values of the columns `more`, which the query does not have. Raises TooMany."""
 
@@ -56,7 +63,7 @@ def csv_answer(name: str, folder: Path, lines: Rows) -> Response:
     """The lines, of which the first holds the names, as a download `NAME-DATE.csv`; `folder` has room for a temporary file."""
     if not AT_ONCE.acquire(timeout=WAIT):
         raise TooMany("Other lists are being written just now: try again in a few seconds.")
-    file: BinaryIO = TemporaryFile(dir=folder)  # type: ignore[assignment]  # without a name: it is gone when it is closed
+    file: BinaryIO = TemporaryFile(dir=folder)  # noqa: SIM115  # without a name: it is gone when the answer is closed
     try:
         _write(file, lines)
     except BaseException:

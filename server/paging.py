@@ -106,8 +106,8 @@ def page_of(
 
     `arguments` are those of the URL: `onward=CURSOR` or `back=CURSOR` of a Page, else the list begins. Raises BadRequest.
     """
-    key, row_id = keys if len(keys) == 2 else (None, *keys)
-    return page_of_parts(db, [Part(sql, bindings, key, row_id)], arguments, ascending=ascending, size=size)
+    part = Part(sql, bindings, keys[0] if len(keys) == 2 else None, keys[-1])
+    return page_of_parts(db, [part], arguments, ascending=ascending, size=size)
 
 
 def page_of_parts(

@@ -41,7 +41,8 @@ STATE_WORDS = {
 
 def install_filters(app: Flask) -> None:
     """The filters and functions that the templates use."""
-    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, gain=gain, value=value, words=words)
+    filters = app.jinja_env.filters
+    filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, gain=gain, value=value, words=words)
     app.jinja_env.globals.update(asset=asset, address=address, state_words=STATE_WORDS, replication_note=replication_note)
 
 
@@ -113,12 +114,12 @@ def since(seconds: float | None) -> str | Markup:
     return Markup('<time datetime="{}" title="{}" data-show="span">{}</time>').format(f"{began:%Y-%m-%dT%H:%M:%SZ}", exact, span(seconds))
 
 
-def value(found: Any) -> str:
-    """One value of a row, short, as an auditor reads it."""
+def value(found: Any, longest: int = LONGEST_VALUE) -> str:
+    """One value of a row, as an auditor reads it, cut after so many characters."""
     if found is None:
         return "nothing"
     text = str(text_of(found))
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def words(change: Row) -> str:

@@ -44,7 +44,8 @@ def latest_stories(db: apsw.Connection, limit: int) -> list[Story]:
 def tell(db: apsw.Connection, changes: Sequence[Change]) -> list[Story]:
     """These changes, the newest first, as sentences; those that say nothing by themselves are left out."""
     names = _Names(db, changes)
-    weighed = {(change["new"].get("cattle_id"), change["seq"]) for change in changes if change["table"] == "weight_records" and change["op"] == "I"}
+    recorded = (change for change in changes if (change["table"], change["op"]) == ("weight_records", "I"))
+    weighed = {(str(change["new"].get("cattle_id")), change["seq"]) for change in recorded}
     ended: set[Any] = set()  # payloads of which a newer change has told
     stories = []
     for change in changes:
@@ -85,11 +86,11 @@ class _Names:
         return Markup('<a href="{}/{}">{}</a>').format(self._at[table], number, shown)
 
 
-def _is_echo(change: Change, weighed: set[tuple[Any, int]]) -> bool:
+def _is_echo(change: Change, weighed: set[tuple[str, int]]) -> bool:
     """Whether this is the animal's row taking over the weight that was recorded beside it."""
     if (change["table"], change["op"]) != ("cattle", "U") or _changed(change) != {"weight"}:
         return False
-    return any((change["key"], change["seq"] + step) in weighed for step in range(-NEARBY, NEARBY + 1))
+    return any((str(change["key"]), change["seq"] + step) in weighed for step in range(-NEARBY, NEARBY + 1))
 
 
 def _who(change: Change) -> str | None:

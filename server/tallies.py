@@ -89,7 +89,8 @@ class Tallies:
             return None  # the log goes on from another write, or does not reach back so far
         kinds = known.kinds.copy()
         slots = _slots(db)
-        changes = rows_of(db, "SELECT * FROM changelog WHERE seq>? AND seq<=? AND (tbl='cattle' OR op NOT IN ('I','U','D'))", (known.seq, seq))
+        since = "SELECT * FROM changelog WHERE seq>? AND seq<=? AND (tbl='cattle' OR op NOT IN ('I','U','D'))"
+        changes = rows_of(db, since, (known.seq, seq))
         for change in changes:
             places = slots.get(change.gen)
             if change.tbl != "cattle" or change.op not in ("I", "U", "D") or places is None:
@@ -99,9 +100,9 @@ class Tallies:
             if change.op == "U":  # the log has an old value only where it changed
                 old = tuple(before if change.chg[place] == "1" else after for place, before, after in zip(places, old, new, strict=True))
             if change.op != "I":
-                kinds[old] -= 1  # type: ignore[index]
+                kinds[old] -= 1
             if change.op != "D":
-                kinds[new] += 1  # type: ignore[index]
+                kinds[new] += 1
         if min(kinds.values(), default=0) < 0:
             return None
         self._count = _Count(known.sign, seq, nonce, known.at, kinds, _herd(kinds))

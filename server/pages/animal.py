@@ -82,7 +82,8 @@ def named_stays(db: apsw.Connection, number: int, now: Any) -> list[tuple[Any, A
 
 def payloads_of(db: apsw.Connection, pairs: list[Row]) -> list[Row]:
     """The newest payloads that named one of these tags."""
-    sql = "SELECT id, received_at, raw_payload, batch_id, batch_number, status, error_message FROM lora_payload_buffer WHERE {}=? ORDER BY id DESC LIMIT ?"
+    sql = """SELECT id, received_at, raw_payload, batch_id, batch_number, status, error_message FROM lora_payload_buffer
+             WHERE {}=? ORDER BY id DESC LIMIT ?"""
     found: dict[int, Row] = {}
     for column in ("lf_tag", "uhf_tag"):
         tags = dict.fromkeys(getattr(pair, column) for pair in pairs[:MOST_TAGS])

@@ -170,12 +170,14 @@ def _text(text: str, contains: bool) -> tuple[str, tuple[str, ...]]:
 
 
 def status_choices(db: apsw.Connection, owner: str, number: int, arguments: dict[str, Any], address: str) -> list[tuple[Any, ...]]:
-    """The statuses of the animals whose `owner` (batch_id or pen_id) is this one: value, label, how many, address of the page with them."""
+    """The statuses of the animals with this `owner` (batch_id or pen_id): value, label, how many, address of the page with them."""
     sql = f"SELECT status, count(*) AS animals FROM cattle WHERE {owner}=? GROUP BY status ORDER BY status"
     counts = [(row.status, row.animals) for row in rows_of(db, sql, (number,))]
     others = {name: value for name, value in arguments.items() if name != "status"}
     choices: list[tuple[Any, ...]] = [("", "All", sum(animals for _, animals in counts), _with(address, others))]
-    return choices + [(status, str(status).capitalize(), animals, _with(address, others | {"status": status})) for status, animals in counts]
+    return choices + [
+        (status, str(status).capitalize(), animals, _with(address, others | {"status": status})) for status, animals in counts
+    ]
 
 
 def _with(address: str, arguments: dict[str, Any]) -> str:

@@ -72,6 +72,8 @@ def listed_batches(db: apsw.Connection, text: str, sort: str) -> list[tuple[Sequ
         return [(_parts("1", (), sort), False)]
     inside = f"%{like(text)}%"
     ids = {batch for (batch,) in rows(db, f"{TAG_BEGINS} LIMIT ?", (*begins(text) * len(TAGS), FEW + 1))}
+    beginning: str
+    bindings: tuple[str, ...]
     if len(ids) <= FEW:
         beginning, bindings = "b.id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
     else:  # so many that each batch is asked by itself

@@ -19,8 +19,8 @@ from server.pages.pens import BY_NUMBER, SORTS, by_occupancy, count_animals, pen
 from server.pages.routes import chosen_order, pages, search_text
 from server.paging import Part, page_of_parts
 
-PAYLOADS = """SELECT id, received_at, raw_payload, source_type, batch_number, lf_tag, uhf_tag, status, error_message, processed_at, rssi, snr,
-  times_received FROM lora_payload_buffer WHERE """
+PAYLOADS = """SELECT id, received_at, raw_payload, source_type, batch_number, lf_tag, uhf_tag, status, error_message,
+  processed_at, rssi, snr, times_received FROM lora_payload_buffer WHERE """
 COUNTS = "SELECT count(*), count(*) FILTER (WHERE status='active') FROM cattle WHERE batch_id=?"
 
 
