@@ -14,6 +14,7 @@ from server.pi_writer import PiWriter
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
+from server.tallies import Tallies
 
 if TYPE_CHECKING:
     from server.live import Live
@@ -31,6 +32,7 @@ class Office:
     sync: SyncService | None
     measures: Measures
     writer: PiWriter | None  # None where the pages run alone
+    tallies: Tallies
     live: Live | None = None  # tells browsers what is new, where there is something to follow
     timeline: Timeline = field(default_factory=Timeline)  # the times of the changelog, for its page
 

@@ -14,7 +14,7 @@ from office_parts import Office, make_office, text_of
 
 from changelog.connection import connect, rows
 from server import login
-from server.pages.payloads import COUNTED, _streams
+from server.pages.payloads import COUNTED, streams_of
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_any_mixture_of_filters_finds_what_fits(office: Office, client: FlaskCli
 @pytest.mark.parametrize("names", [names for count in range(1, 6) for names in itertools.combinations(FILTERS, count)], ids=" ".join)
 def test_no_filter_sorts_or_reads_the_whole_table(office: Office, names: tuple[str, ...]) -> None:
     db = connect(office.path, readonly=True)
-    for where, bindings in _streams({name: FILTERS[name][0] for name in names}):
+    for where, bindings in streams_of({name: FILTERS[name][0] for name in names}):
         sql = f"EXPLAIN QUERY PLAN SELECT * FROM lora_payload_buffer WHERE {where} ORDER BY id DESC LIMIT 51"
         plan = " ".join(str(detail) for *_, detail in rows(db, sql, bindings))
         assert "USING INDEX" in plan, plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,8 +28,8 @@ LONGEST_FILTER = 255  # characters, as of a payload
 @signed_in
 def payloads(db: apsw.Connection) -> str:
     """What the radio sent, the newest first, of one status, source, batch or tag, or of all. Raises BadRequest."""
-    chosen = _chosen()
-    page = page_of_streams(db, "SELECT * FROM lora_payload_buffer", _streams(chosen), request.args)
+    chosen = wanted_payloads(request.args)
+    page = page_of_streams(db, "SELECT * FROM lora_payload_buffer", streams_of(chosen), request.args)
     _add_animals(db, page)
     hours = _last_hours(db)
     return render_template(
@@ -47,9 +48,9 @@ def payloads(db: apsw.Connection) -> str:
     )
 
 
-def _chosen() -> dict[str, str]:
-    """The filters that are set. Raises BadRequest."""
-    chosen = {name: text for name in FILTERS if (text := request.args.get(name, "").strip())}
+def wanted_payloads(arguments: Mapping[str, str]) -> dict[str, str]:
+    """The filters that are set at this address. Raises BadRequest."""
+    chosen = {name: text for name in FILTERS if (text := arguments.get(name, "").strip())}
     if chosen.get("status", "received") not in PAYLOAD_STATES:
         raise BadRequest(f"A payload's status is one of {', '.join(PAYLOAD_STATES)}.")
     if chosen.get("source", "hxb") not in SOURCES:
@@ -60,7 +61,7 @@ def _chosen() -> dict[str, str]:
     return chosen
 
 
-def _streams(chosen: dict[str, str]) -> list[Stream]:
+def streams_of(chosen: dict[str, str]) -> list[Stream]:
     """What is asked for, as conditions that an index answers each in the order of id; nothing long is left to be sieved."""
     few = "repeats" in chosen and not {"tag", "batch"} & set(chosen)  # those that came more than once have an index of their own
     plus = "+" if few else ""  # by which SQLite is told to leave the other indexes alone
