@@ -10,16 +10,19 @@ from flask import Flask, Response, g, make_response, render_template, request
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from server import show
+from server.compressed import install_compression
 from server.live import Live
 from server.login import install_login
 from server.measures import Measures
 from server.metrics import OfficeMetrics
 from server.office import Office, office
 from server.pages import pages
+from server.rendering import OfficeEnvironment
 from server.replica import Replica
 from server.state import SyncState
 from server.status import status
 from server.store import Store
+from server.tallies import Tallies
 
 if TYPE_CHECKING:
     from server.sync import SyncService
@@ -38,8 +41,9 @@ def create_app(
 ) -> Flask:
     """The application over these parts; `sync` and `live` are None where the server shows pages only."""
     app = Flask(__name__)
+    app.jinja_environment = OfficeEnvironment
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_FORM, SEND_FILE_MAX_AGE_DEFAULT=ASSET_AGE)
-    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures(), live)
+    parts = Office(settings, replica, store, state, sync, sync.measures if sync else Measures(), Tallies(state), live)
     app.extensions["office"] = parts
     app.extensions["metrics"] = OfficeMetrics(parts)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider: answers keep the order in which they are written
@@ -50,6 +54,7 @@ def create_app(
     app.register_blueprint(pages)
     app.register_blueprint(status)
     app.context_processor(page_facts)
+    install_compression(app)
     app.after_request(keep_out_of_caches)
     app.after_request(allow_the_socket)
     if live is not None:

@@ -3,11 +3,24 @@
 Names start with `changelog_local_`. The sync service makes them after each bootstrap; a page works without them, only slower.
 """
 
+OWNED = "tbl IN ('weight_records','pair_history')"
+
 LOCAL_INDEXES = (
     "CREATE INDEX IF NOT EXISTS changelog_local_batches_newest ON batches(induction_date DESC, id DESC)",
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_batch ON cattle(batch_id)",  # in the order of their ids
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_counts ON cattle(batch_id, status)",
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_in_pen ON cattle(pen_id, status)",
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_by_weight ON cattle(weight)",  # these and the next: the sorted list of all animals,
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_by_induction ON cattle(induction_date)",
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_status ON cattle(status)",  # and of those with a status
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_status_by_number ON cattle(status, cattle_id)",
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_status_by_weight ON cattle(status, weight)",
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_status_by_induction ON cattle(status, induction_date)",
+    "CREATE INDEX IF NOT EXISTS changelog_local_weights_of_animal ON weight_records(cattle_id, recorded_at)",
+    "CREATE INDEX IF NOT EXISTS changelog_local_payloads_by_day ON lora_payload_buffer(received_at, status)",
     "CREATE INDEX IF NOT EXISTS changelog_local_payloads_by_status ON lora_payload_buffer(status)",
     "CREATE INDEX IF NOT EXISTS changelog_local_changelog_by_key ON changelog(tbl, key)",
+    # What was written about an animal in other tables, deleted rows too; the owner is their second column: see server/history.py.
+    "CREATE INDEX IF NOT EXISTS changelog_local_changelog_by_owner ON changelog(tbl, n1) WHERE n1 IS NOT NULL AND " + OWNED,
+    "CREATE INDEX IF NOT EXISTS changelog_local_changelog_by_old_owner ON changelog(tbl, o1) WHERE o1 IS NOT NULL AND " + OWNED,
 )

@@ -145,16 +145,35 @@ def session_name() -> str:
 
 
 def csrf_token() -> str:
-    """The token of this session, for a hidden field of every form."""
+    """The token of this session, for a hidden field of every form: in every answer under another mask, which stands before it.
+
+    Answers are compressed, and their length would tell, guess by guess, a secret that stands the same in all of them (BREACH).
+    """
     if "csrf" not in session:
         session["csrf"] = secrets.token_urlsafe(24)
-    return session["csrf"]
+    token = session["csrf"].encode()
+    mask = secrets.token_bytes(len(token))
+    return (mask + _masked(token, mask)).hex()
+
+
+def _masked(text: bytes, mask: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(text, mask, strict=True))
+
+
+def _unmasked(token: str) -> bytes:
+    """The token under its mask; nothing where it is none of ours."""
+    try:
+        given = bytes.fromhex(token)
+        return _masked(given[len(given) // 2 :], given[: len(given) // 2])
+    except ValueError:
+        return b""
 
 
 def check_csrf() -> None:
     """Raises Forbidden unless the form (or the header X-CSRF-Token) carries the token of the session."""
     given = request.headers.get("X-CSRF-Token") or request.form.get("csrf_token", "")
-    if not hmac.compare_digest(given.encode(), session.get("csrf", "").encode()) or not given:
+    token = _unmasked(given)
+    if not token or not hmac.compare_digest(token, session.get("csrf", "").encode()):
         raise Forbidden("This form is too old, or was not ours: go back, reload the page and send it again.")
 
 
@@ -217,7 +236,7 @@ def _is_allowed(user: User | None, password: str, address: str) -> bool:
 
 def own_path(target: str) -> str:
     """`target` when it is a path of the office, else its first page: a login must not lead to another host."""
-    return target if target.startswith("/office/") and "\\" not in target else url_for("pages.batches")
+    return target if target.startswith("/office/") and "\\" not in target else url_for("pages.dashboard")
 
 
 def is_password(user: User | None, password: str) -> bool:

@@ -12,6 +12,7 @@ from server.measures import Measures
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
+from server.tallies import Tallies
 
 if TYPE_CHECKING:
     from server.live import Live
@@ -28,6 +29,7 @@ class Office:
     state: SyncState
     sync: SyncService | None
     measures: Measures
+    tallies: Tallies
     live: Live | None = None  # tells browsers what is new, where there is something to follow
 
 

@@ -41,9 +41,9 @@ STATE_WORDS = {
 
 def install_filters(app: Flask) -> None:
     """The filters and functions that the templates use."""
-    app.jinja_env.filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, value=value, words=words)
-    app.jinja_env.finalize = text_of
-    app.jinja_env.globals.update(asset=asset, state_words=STATE_WORDS, replication_note=replication_note)
+    filters = app.jinja_env.filters
+    filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, gain=gain, value=value, words=words)
+    app.jinja_env.globals.update(asset=asset, address=address, state_words=STATE_WORDS, replication_note=replication_note)
 
 
 def moment(text: Any, kind: Literal["minute", "second", "age"] = "minute") -> str | Markup:
@@ -71,6 +71,11 @@ def measure(found: Any, unit: str) -> str:
     if found is None:
         return NOTHING
     return f"{found:g}\u00a0{unit}" if isinstance(found, (int, float)) else text_of(found)
+
+
+def gain(found: float | None) -> str:
+    """A gain of weight in kg a day."""
+    return NOTHING if found is None else f"{found:+.2f}\u00a0kg"
 
 
 def text_of(found: Any) -> Any:
@@ -109,12 +114,12 @@ def since(seconds: float | None) -> str | Markup:
     return Markup('<time datetime="{}" title="{}" data-show="span">{}</time>').format(f"{began:%Y-%m-%dT%H:%M:%SZ}", exact, span(seconds))
 
 
-def value(found: Any) -> str:
-    """One value of a row, short, as an auditor reads it."""
+def value(found: Any, longest: int = LONGEST_VALUE) -> str:
+    """One value of a row, as an auditor reads it, cut after so many characters."""
     if found is None:
         return "nothing"
     text = str(text_of(found))
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def words(change: Row) -> str:
@@ -156,6 +161,12 @@ def _lag(facts: Facts) -> str:
     if facts.lag_changes:
         return f"{count(facts.lag_changes)} changes behind."
     return "Up to date." if facts.lag_changes == 0 else ""
+
+
+@cache
+def address(endpoint: str) -> str:
+    """The address of a page that needs nothing else: `url_for`, which takes its time, asked once."""
+    return url_for(endpoint)
 
 
 @cache

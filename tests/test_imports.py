@@ -18,6 +18,7 @@ HOMES = {  # a package, and the only places that import it
     "boto3": ["changelog/ltx/"],
     "dotenv": ["changelog/node/settings.py"],
     "gunicorn": ["changelog/node/"],
+    "jinja2": ["server/rendering.py"],
     "prometheus_client": ["changelog/node/metrics.py"],
     "requests": ["server/"],
     "simple_websocket": ["changelog/node/sockets.py"],

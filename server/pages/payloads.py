@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import apsw
 from flask import render_template, request
 
@@ -19,13 +21,19 @@ PAYLOAD_STATES = ("received", "processed", "error")
 @signed_in
 def payloads(db: apsw.Connection) -> str:
     """What the radio sent, the newest first, of one status or of all."""
-    status = request.args.get("status", "")
-    if status and status not in PAYLOAD_STATES:
-        raise BadRequest(f"A payload's status is one of {', '.join(PAYLOAD_STATES)}.")
+    status = wanted_status(request.args)
     sql = f"SELECT * FROM lora_payload_buffer WHERE {'status=?' if status else '1'}"
     page = page_of(db, sql, [status] if status else [], request.args, keys=("id",))
     counts = {each: _some(db, each) if each != "processed" else None for each in PAYLOAD_STATES}
     return render_template("payloads.html", page=page, status=status, states=PAYLOAD_STATES, counts=counts)
+
+
+def wanted_status(arguments: Mapping[str, str]) -> str:
+    """The status that the address asks for, or nothing. Raises BadRequest."""
+    status = arguments.get("status", "")
+    if status and status not in PAYLOAD_STATES:
+        raise BadRequest(f"A payload's status is one of {', '.join(PAYLOAD_STATES)}.")
+    return status
 
 
 def _some(db: apsw.Connection, status: str) -> int | str:

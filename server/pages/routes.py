@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from flask import Blueprint, redirect, request, url_for
@@ -10,15 +11,15 @@ from changelog.errors import BadRequest
 
 LONGEST_SEARCH = 100  # characters
 ROW_ID = f"int(max={2**63 - 1})"  # what SQLite can hold; a larger one is no route
+LAST_CHARACTER = "\U0010ffff"
 
 pages = Blueprint("pages", __name__)
 
 
 @pages.get("/")
-@pages.get("/office/")
 def start() -> Any:
     """The first page of the office."""
-    return redirect(url_for("pages.batches"))
+    return redirect(url_for("pages.dashboard"))
 
 
 def search_text() -> str:
@@ -27,3 +28,22 @@ def search_text() -> str:
     if len(text) > LONGEST_SEARCH:
         raise BadRequest(f"A search may have {LONGEST_SEARCH} characters.")
     return text
+
+
+def begins(text: str) -> tuple[str, str]:
+    """The bounds between which, the upper one excluded, all texts are that begin with `text`."""
+    return text, text + LAST_CHARACTER
+
+
+def chosen_order(names: Collection[str], otherwise: str) -> tuple[str, bool]:
+    """The order that the address asks for, `sort=name` or `sort=-name`, and whether it is the descending one. Raises BadRequest."""
+    asked = request.args.get("sort") or otherwise
+    name = asked.removeprefix("-")
+    if name not in names:
+        raise BadRequest(f"This list can be sorted by {', '.join(names)}.")
+    return name, asked.startswith("-")
+
+
+def stated(**state: Any) -> dict[str, Any]:
+    """What of the page's state has to stand in its address: all that is not empty."""
+    return {name: value for name, value in state.items() if value not in ("", None)}
