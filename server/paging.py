@@ -24,6 +24,8 @@ LONGEST_KEY = 200  # characters of a key that stand in a cursor; a longer one is
 LARGEST = 2**63
 CURSOR = re.compile(r"(\d)(?:([iftr])(.*))?~(-?\d{1,19})", re.DOTALL | re.ASCII)  # part, type and text of the key, id
 
+KNOWN = "?"  # the key of a place, where the cursor itself holds it
+
 Row = SimpleNamespace  # Jinja reads an attribute of it several times quicker than a key of a dict
 
 
@@ -70,7 +72,7 @@ class Cursor:
 
     part: int
     id: int
-    place: str = "?"
+    place: str = KNOWN
     bindings: Sequence[Any] = ()
 
 
@@ -117,6 +119,10 @@ def page_of_parts(
     backward = "back" in arguments
     text = arguments.get("back", arguments.get("onward"))
     cursor = _parse(text, parts) if text else None
+    if cursor is not None and cursor.place != KNOWN:
+        part = parts[cursor.part]
+        if not db.execute(f"SELECT 1 FROM ({part.sql} AND {part.id}=?)", (*part.bindings, cursor.id)).fetchall():
+            raise BadRequest("The row at this place of the list was removed meanwhile. Start at its first page.")
     rows: list[tuple[int, Row]] = []
     for number, sql, bindings in _stretches(parts, cursor, ascending != backward, backward):
         rows += [(number, row) for row in rows_of(db, f"{sql} LIMIT ?", (*bindings, size + 1 - len(rows)))]
@@ -225,4 +231,4 @@ def _parse(text: str, parts: Sequence[Part]) -> Cursor:
         raise wrong from None
     if isinstance(value, int) and not -LARGEST <= value < LARGEST:
         raise wrong
-    return Cursor(number, row_id, "?", (value,))
+    return Cursor(number, row_id, KNOWN, (value,))

@@ -37,7 +37,7 @@ class Story:
 def latest_stories(db: apsw.Connection, limit: int) -> list[Story]:
     """The newest sentences, the newest first."""
     columns = columns_of(db)
-    found = log_rows(db, "ORDER BY seq DESC LIMIT ?", (limit * READ_FOR_ONE,))
+    found = log_rows(db, "WHERE seq>(SELECT max(seq) FROM changelog)-? ORDER BY seq DESC", (limit * READ_FOR_ONE,))
     return tell(db, [as_change(row, columns, masked=True) for row in found])[:limit]
 
 
