@@ -109,7 +109,8 @@ def _text(change: Change, names: _Names) -> Markup | None:
 
 def _changed(change: Change) -> set[str]:
     """The columns that an update changed and that say something."""
-    return {name for name in change["old"] if name not in OWN_COLUMNS and change["old"][name] != change["new"].get(name)}
+    old, new = change["old"], change["new"]
+    return {name for name in old if name.endswith(NEVER_SHOWN) or (name not in OWN_COLUMNS and old[name] != new.get(name))}
 
 
 def _row(change: Change) -> dict[str, Any]:
