@@ -172,7 +172,9 @@ def _fetch(db: apsw.Connection, sql: str, bindings: Sequence[Any]) -> list[Row]:
     rows = []
     for row in cursor:
         names = names or [name for name, *_ in cursor.get_description()]
-        rows.append(Row(**dict(zip(names, row, strict=True))))
+        found = Row()
+        vars(found).update(zip(names, row, strict=True))  # half the time of Row(**...)
+        rows.append(found)
     return rows
 
 
