@@ -20,7 +20,7 @@ from changelog.errors import BadRequest
 from server.pages.routes import begins, chosen_order, search_text
 from server.paging import PAGE_SIZE, Page, Part, like, page_of_parts, rows_of
 
-FEW = 1_000  # animals that are put in order quicker than they are found on a walk
+FEW = 500  # animals that are put in order quicker than they are found on a walk
 
 COLUMNS = """c.id, c.cattle_id, c.lf_tag, c.uhf_tag, c.sex, c.weight, c.health_status, c.status, c.induction_date, c.batch_id, c.pen_id,
   b.batch_number, p.pen_number, c.notes"""
