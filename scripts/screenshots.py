@@ -45,7 +45,7 @@ def sign_in(page: Page, user: str, password: str) -> None:
     page.get_by_label("User name").fill(user)
     page.get_by_label("Password").fill(password)
     page.keyboard.press("Enter")
-    page.wait_for_url("**/office/batches")
+    page.wait_for_url("**/office/")
 
 
 def photograph(page: Page, path: Path) -> None:

@@ -10,6 +10,7 @@ LOCAL_INDEXES = (
     "CREATE INDEX IF NOT EXISTS changelog_local_batches_newest ON batches(induction_date DESC, id DESC)",
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_batch ON cattle(batch_id)",  # in the order of their ids
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_counts ON cattle(batch_id, status)",
+    "CREATE INDEX IF NOT EXISTS changelog_local_cattle_of_pen ON cattle(pen_id)",
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_in_pen ON cattle(pen_id, status)",
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_by_weight ON cattle(weight)",  # these and the next: the sorted list of all animals,
     "CREATE INDEX IF NOT EXISTS changelog_local_cattle_by_induction ON cattle(induction_date)",

@@ -24,6 +24,7 @@ LONGEST_KEY = 200  # characters of a key that stand in a cursor; a longer one is
 LARGEST = 2**63
 CURSOR = re.compile(r"(\d)(?:([iftr])(.*))?~(-?\d{1,19})", re.DOTALL | re.ASCII)  # part, type and text of the key, id
 
+KNOWN = "?"  # the key of a place, where the cursor itself holds it
 Stream = tuple[str, Sequence[Any]]  # a condition and its bindings, which an index answers in the order of the key
 Row = SimpleNamespace  # Jinja reads an attribute of it several times quicker than a key of a dict
 
@@ -71,7 +72,7 @@ class Cursor:
 
     part: int
     id: int
-    place: str = "?"
+    place: str = KNOWN
     bindings: Sequence[Any] = ()
 
 
@@ -118,6 +119,10 @@ def page_of_parts(
     backward = "back" in arguments
     text = arguments.get("back", arguments.get("onward"))
     cursor = _parse(text, parts) if text else None
+    if cursor is not None and cursor.place != KNOWN:
+        part = parts[cursor.part]
+        if not db.execute(f"SELECT 1 FROM ({part.sql} AND {part.id}=?)", (*part.bindings, cursor.id)).fetchall():
+            raise BadRequest("The row at this place of the list was removed meanwhile. Start at its first page.")
     rows: list[tuple[int, Row]] = []
     for number, sql, bindings in _stretches(parts, cursor, ascending != backward, backward):
         rows += [(number, row) for row in rows_of(db, f"{sql} LIMIT ?", (*bindings, size + 1 - len(rows)))]
@@ -192,7 +197,9 @@ def _fetch(db: apsw.Connection, sql: str, bindings: Sequence[Any]) -> list[Row]:
     rows = []
     for row in cursor:
         names = names or [name for name, *_ in cursor.get_description()]
-        rows.append(Row(**dict(zip(names, row, strict=True))))
+        found = Row()
+        vars(found).update(zip(names, row, strict=True))  # half the time of Row(**...)
+        rows.append(found)
     return rows
 
 
@@ -251,4 +258,4 @@ def _parse(text: str, parts: Sequence[Part]) -> Cursor:
         raise wrong from None
     if isinstance(value, int) and not -LARGEST <= value < LARGEST:
         raise wrong
-    return Cursor(number, row_id, "?", (value,))
+    return Cursor(number, row_id, KNOWN, (value,))

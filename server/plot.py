@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 WIDTH, HEIGHT = 640, 240  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 30  # margins, for the labels
+LEFT, RIGHT, TOP, BOTTOM = 68, 16, 16, 34  # margins, for the labels
 STEPS = 4  # about so many lines across
 STEP_SIZES = (1, 2, 5, 10)
 DATES = 4  # labels along the time

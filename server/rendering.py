@@ -10,8 +10,9 @@ import re
 from typing import Any
 
 from flask.templating import Environment
-from jinja2 import nodes
+from jinja2 import Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from server.show import text_of
@@ -47,8 +48,16 @@ class _Generator(CodeGenerator):
             self.write(")")
 
 
+class _Template(Template):
+    """A template whose macros are made once: they know their arguments and the globals, which never change, and nothing of a page."""
+
+    def _get_default_module(self, ctx: Context | None = None) -> Any:
+        return super()._get_default_module(None)
+
+
 class OfficeEnvironment(Environment):
     """The environment of the office's templates."""
 
+    template_class = _Template
     code_generator_class = _Generator
     written = staticmethod(written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,8 +49,12 @@ def install_filters(app: Flask) -> None:
     app.jinja_env.globals.update(asset=asset, address=address, state_words=STATE_WORDS, replication_note=replication_note)
 
 
+@lru_cache(maxsize=8_192, typed=True)
 def moment(text: Any, kind: Literal["minute", "second", "age"] = "minute") -> str | Markup:
-    """A UTC text of the database as <time>, exact in its title: the script shows it in the viewer's zone, or as an age."""
+    """A UTC text of the database as <time>, exact in its title: the script shows it in the viewer's zone, or as an age.
+
+    The latest ones are kept: a page that keeps itself fresh shows the same times again and again.
+    """
     if text is None:
         return NOTHING
     try:

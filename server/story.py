@@ -37,7 +37,7 @@ class Story:
 def latest_stories(db: apsw.Connection, limit: int) -> list[Story]:
     """The newest sentences, the newest first."""
     columns = columns_of(db)
-    found = log_rows(db, "ORDER BY seq DESC LIMIT ?", (limit * READ_FOR_ONE,))
+    found = log_rows(db, "WHERE seq>(SELECT max(seq) FROM changelog)-? ORDER BY seq DESC", (limit * READ_FOR_ONE,))
     return tell(db, [as_change(row, columns, masked=True) for row in found])[:limit]
 
 
@@ -109,7 +109,8 @@ def _text(change: Change, names: _Names) -> Markup | None:
 
 def _changed(change: Change) -> set[str]:
     """The columns that an update changed and that say something."""
-    return {name for name in change["old"] if name not in OWN_COLUMNS and change["old"][name] != change["new"].get(name)}
+    old, new = change["old"], change["new"]
+    return {name for name in old if name.endswith(NEVER_SHOWN) or (name not in OWN_COLUMNS and old[name] != new.get(name))}
 
 
 def _row(change: Change) -> dict[str, Any]:

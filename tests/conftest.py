@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 from farm_processes import LOG_SHOWN, Farm, Seed
+from office_farm import make_replica
+from office_pages import Office, ToldToResync, make_office
+
+from server import login
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +30,19 @@ def farm(tmp_path: Path, seed: Seed) -> Iterator[Farm]:
     finally:
         made.close()
         gc.collect()  # see pytest_collection_modifyitems: here, not in somebody else's test
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test begins with a limit on logins that remembers nobody."""
+    monkeypatch.setattr(login, "failures", login.Failures())
+
+
+@pytest.fixture
+def office(tmp_path: Path, patience: None) -> Office:
+    """An office over a small replica."""
+    make_replica(tmp_path / "replica.db").close()
+    return make_office(tmp_path, ToldToResync())
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 from office_farm import PASSWORD, make_replica
-from test_server_pages import Office, make_office, sign_in
+from office_pages import Office, make_office, sign_in
 
 from changelog.errors import TooMany
 from changelog.node import access

@@ -16,10 +16,10 @@ import pytest
 import requests
 from farm_processes import Farm, eventually
 from office_farm import make_replica
+from office_pages import ToldToResync, make_office
 from pi_parts import make_farm, running_writer, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
-from test_server_pages import ToldToResync, make_office
 
 from changelog import VERSION
 from changelog.acks import Acks

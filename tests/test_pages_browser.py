@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from office_browser import DESK, PHONE, faults_of, running_browser
@@ -73,7 +75,7 @@ def sign_in(page: Page) -> None:
     page.get_by_label("User name").fill("admin")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
 
 
 def add_a_batch(replica: Path) -> str:
@@ -89,6 +91,7 @@ def add_a_batch(replica: Path) -> str:
 
 def test_somebody_signs_in_finds_an_animal_and_signs_out(page: Page) -> None:
     sign_in(page)
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Batches").click()
     page.get_by_role("searchbox").fill("UHF000100")
     page.keyboard.press("Enter")
     rows = page.locator("tbody tr")
@@ -152,7 +155,10 @@ def test_times_are_the_viewers_and_exact_utc_is_in_the_title(signed_in: Page, re
     assert shown == in_denver
 
 
-@pytest.mark.parametrize("path", ["batches", "batches/5", "batches?q=LF", "payloads", "pens", "replication", "login"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "cattle", "cattle?q=LF", "cattle/5", "batches", "batches/5", "batches?q=LF", "payloads", "pens", "pens/1", "replication", "login"],
+)
 def test_pages_fit_a_phone(signed_in: Page, path: str) -> None:
     page = signed_in
     page.set_viewport_size(PHONE)
@@ -160,12 +166,100 @@ def test_pages_fit_a_phone(signed_in: Page, path: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["", "cattle", "cattle/5", "batches", "pens", "pens/1"])
+def test_headings_stand_in_order_and_every_field_has_a_name(signed_in: Page, path: str, scheme: Literal["light", "dark"]) -> None:
+    page = signed_in
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"/office/{path}")
+    levels = page.evaluate("[...document.querySelectorAll('main :is(h1, h2, h3, h4)')].map(each => Number(each.nodeName[1]))")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    nameless = "[...document.querySelectorAll('input:not([type=hidden]), select')].filter(e => !e.labels.length && !e.ariaLabel).length"
+    assert page.evaluate(nameless) == 0
+    assert page.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size == document.querySelectorAll('[id]').length")
+
+
+def test_the_dashboard_moves_by_itself(signed_in: Page, replica: Path) -> None:
+    page = signed_in
+    page.goto("/office/")
+    before = page.locator("#figure-batches b").inner_text()
+    page.evaluate("window.sameDocument = true")
+    number = add_a_batch(replica)
+    expect(page.locator(".stories").get_by_role("link", name=number, exact=True).first).to_be_visible(timeout=SOON)
+    expect(page.locator("#figure-batches b")).to_have_text(str(int(before) + 1))
+    assert page.evaluate("window.sameDocument")
+
+
+def test_a_list_is_sorted_by_its_heads_there_and_back(signed_in: Page, replica: Path) -> None:
+    page = signed_in
+    db = connect(replica)
+    with db:
+        db.execute("UPDATE cattle SET weight=900 WHERE id=11")
+        db.execute("UPDATE cattle SET weight=10 WHERE id=12")
+    move_position(db)
+    db.close()
+    page.goto("/office/cattle")
+    page.get_by_role("link", name="Weight", exact=True).click()
+    expect(page.get_by_role("columnheader", name="Weight")).to_have_attribute("aria-sort", "descending")
+    expect(page.locator("tbody tr").first).to_have_attribute("data-key", "11")
+    page.get_by_role("link", name="Weight", exact=True).click()
+    expect(page.get_by_role("columnheader", name="Weight")).to_have_attribute("aria-sort", "ascending")
+    expect(page.locator("tbody tr").first).to_have_attribute("data-key", "12")
+    page.get_by_label("Status").select_option("active")
+    page.get_by_role("button", name="Show").click()
+    expect(page).to_have_url(re.compile(r"status=active.*sort=weight"))
+    page.go_back()
+    page.go_back()
+    expect(page.get_by_role("columnheader", name="Weight")).to_have_attribute("aria-sort", "descending")
+
+
+def test_an_animal_is_drawn_and_its_new_weight_appears_by_itself(signed_in: Page, replica: Path) -> None:
+    page = signed_in
+    db = connect(replica)
+    weigh = "INSERT INTO weight_records(cattle_id, weight, recorded_at) VALUES(20, ?, ?)"
+    with db:
+        db.executemany(weigh, [(250, "2026-01-01T08:00:00"), (280, "2026-02-01T08:00:00")])
+    move_position(db)
+    page.goto("/office/cattle/20")
+    expect(page.get_by_role("img", name="over time")).to_be_visible()
+    expect(page.locator("circle")).to_have_count(2)
+    with db:
+        db.execute(weigh, (300, "2026-03-01T08:00:00"))
+    move_position(db)
+    db.close()
+    expect(page.locator("circle")).to_have_count(3, timeout=SOON)
+    box = page.locator("polyline").bounding_box()
+    assert box is not None and box["height"] > 50
+
+
+def test_a_list_is_saved_as_a_file(signed_in: Page) -> None:
+    page = signed_in
+    page.goto("/office/cattle?sort=number&status=active")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="CSV").click()
+    text = saved.value.path().read_text()
+    assert saved.value.suggested_filename.startswith("cattle-")
+    assert text.startswith("id,cattle_id,") and text.count("\n") > 300
+
+
+def test_on_paper_a_list_is_black_on_white_and_nothing_else(signed_in: Page) -> None:
+    page = signed_in
+    page.emulate_media(media="print", color_scheme="dark")
+    page.goto("/office/cattle?status=active")
+    for hidden in ("body > header", "form.filters", ".pager", ".export"):
+        expect(page.locator(hidden)).to_be_hidden()
+    expect(page.locator("table")).to_be_visible()
+    colours = page.evaluate("[getComputedStyle(document.querySelector('td')).color, getComputedStyle(document.body).backgroundColor]")
+    assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+
+
 def test_the_keyboard_alone_is_enough(signed_in: Page) -> None:
     page = signed_in
     page.goto("/office/batches")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the page")).to_be_focused()
-    for _ in range(3):
+    for _ in range(6):
         page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="LoRa payloads")).to_be_focused()
     page.keyboard.press("Enter")

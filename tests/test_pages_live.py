@@ -69,7 +69,7 @@ def sign_in(page: Page) -> None:
     page.get_by_label("User name").fill(USER)
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
 
 
 def opened(page: Page, path: str = "/office/batches") -> Page:
@@ -273,7 +273,10 @@ def test_a_page_of_another_origin_gets_no_socket(context: BrowserContext, runnin
     assert page.evaluate(OUTCOME, address) == "refused"
 
 
-@pytest.mark.parametrize("path", ["/office/batches", "/office/batches/1", "/office/payloads", "/office/replication"])
+@pytest.mark.parametrize(
+    "path",
+    ["/office/", "/office/cattle", "/office/cattle/1", "/office/batches", "/office/batches/1", "/office/payloads", "/office/replication"],
+)
 def test_live_pages_fit_a_phone(page: Page, path: str) -> None:
     page.set_viewport_size(PHONE)
     opened(page, path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LOOSE = ("--list", "50", "--page", "200", "--ratio", "4")  # likewise: what would break these is a list that is sorted or counted as a whole
 PATIENT = "2000"  # ms: beside other tests on a small machine, what is measured there is the machine
 
 
@@ -66,3 +67,8 @@ def test_a_push_reaches_twenty_replicas_whole_and_in_order() -> None:
     limits = ("--most-cpu", "100", "--most-idle", "20", "--most-growth", "20", "--p99", PATIENT)
     printed = prove("prove_push.py", "20", "5", "--idle", "1", *limits)
     assert "20 replicas" in printed and "0 of " in printed
+
+
+def test_what_a_page_costs_does_not_grow_with_the_herd(tmp_path: Path) -> None:
+    printed = prove("prove_pages.py", "1500", "--rounds", "10", *LOOSE, "--folder", str(tmp_path))
+    assert printed.count(", last page") == 6

@@ -60,7 +60,7 @@ def test_one_command_brings_up_the_farm_and_ctrl_c_ends_it(checkout: Checkout) -
 
     eventually(lambda: "Drover runs" in drained() and "radio  " in drained(), 30)
     password = eventually(lambda: password_of(drained()))
-    assert sign_in(checkout.url, password).url.endswith("/office/batches")
+    assert sign_in(checkout.url, password).url.endswith("/office/")
     eventually(lambda: "BATCH" in checkout.run("sqlite3", "data/replica.db", "SELECT batch_number FROM batches").stdout)
     for name, mode in ((".env", 0o600), ("data/pi-key.pem", 0o600), ("data", 0o2770), ("data/farm.db", 0o660)):
         assert (checkout.folder / name).stat().st_mode & 0o7777 == mode, name
@@ -84,7 +84,7 @@ def test_a_later_start_is_quick_changes_nothing_and_sigterm_ends_it(checkout: Ch
     with checkout.running() as process:
         assert time.monotonic() - began < START_LIMIT
         assert "as printed at the first start" in checkout.printed
-        assert sign_in(checkout.url, password).url.endswith("/office/batches")
+        assert sign_in(checkout.url, password).url.endswith("/office/")
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(STOP_LIMIT) == 0
@@ -189,9 +189,9 @@ def test_resync_proves_that_both_sides_are_identical_and_finds_a_corrupted_cell(
         for arguments in ([], ["--json"]):
             done = checkout.run("scripts/resync.sh", *arguments)
             assert done.returncode == 0, done.stderr
-            assert re.search(
-                r"position before +\w+/\d+/\S+\nposition after +\w+/\d+/\S+\nrows +\d+\nboth sides +identical", done.stdout
-            ), done.stdout
+            assert re.search(r"position before +\w+/\d+/\S+\nposition after +\w+/\d+/\S+\nrows +\d+\nboth sides +identical", done.stdout), (
+                done.stdout
+            )
             wrong = "UPDATE users SET username='somebody else'"
             assert checkout.run("sqlite3", "-cmd", ".timeout 5000", "data/replica.db", wrong).returncode == 0
             corrupted = checkout.run("scripts/resync.sh", *arguments)
