@@ -96,7 +96,7 @@ class Follower:
             before = position_of(db)
             if header.start != before:
                 return False
-            self._advance(db, before, (header, self._counted(pages)))
+            self._advance(db, before, (header, self._counted(pages)), len(frame))
         except (BrokenFrame, ProtocolMismatch, Divergence, *Broken) as exc:
             logger.warning("What the Pi pushed does not fit and is asked for: %s", exc)
             return False
@@ -109,7 +109,9 @@ class Follower:
         """
         db = self.file.db
         before = position_of(db)
-        return self._advance(db, before, self._catch_up.frame(before, wait=wait, upto=upto))
+        had = self._client.received
+        frame = self._catch_up.frame(before, wait=wait, upto=upto)
+        return self._advance(db, before, frame, self._client.received - had)
 
     def bootstrap(self, doubt: Doubt) -> None:
         """Replace the replica by a snapshot of the Pi, in one step. Raises Stranger, and what the Pi or the network refuses with."""
@@ -240,8 +242,8 @@ class Follower:
             return Doubt("damaged", f"{self.file.path} is damaged: {exc}")
         return None
 
-    def _advance(self, db: apsw.Connection, before: Position, frame: tuple[Header, Iterator[Page]]) -> int:
-        """Replay a frame and tell everybody; returns how many changes it had."""
+    def _advance(self, db: apsw.Connection, before: Position, frame: tuple[Header, Iterator[Page]], moved: int) -> int:
+        """Replay a frame, which took `moved` bytes on the wire, and tell everybody; returns how many changes it had."""
         started = time.monotonic()
         after = self._replayed(db, frame)
         count = after.seq - before.seq
@@ -253,7 +255,7 @@ class Follower:
         if count:
             self._applied(before.seq, after.seq)
         checkpoint(db)
-        self._store.record_sync("pull", "ok", rows=count, seconds=time.monotonic() - started)
+        self._store.record_sync("pull", "ok", rows=count, bytes=moved, seconds=time.monotonic() - started)
         logger.debug("Incremental sync: %d records updated", count)
         return count
 

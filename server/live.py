@@ -126,7 +126,7 @@ class Live:
         return told | {"verifying": facts.verifying, "last_verify_at": facts.last_verify_at, "at": round(time.time(), 3)}
 
     def step(self, wait: float = TURN) -> None:
-        """One turn: what has come within `wait` s, the status if it moved, and who should not listen any more."""
+        """One turn: what has come within `wait` s, the status if it moved, who should not listen any more, and the log's times."""
         span = self._news.take(wait)
         self.lag.look(self._state)
         if self._sockets is None or not self._sockets.links:
@@ -139,12 +139,12 @@ class Live:
         self._tell_status()
         if time.monotonic() - self._reviewed_at >= REVIEW:
             self._review()
+        self._read_times()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
                 self.step()
-                self._read_times()
             except Unavailable as exc:  # there is no replica just now
                 logger.debug("neither who listens is judged nor the log's times are read: %s", exc.message)
             except Exception:  # one turn is lost, and the pages look by themselves

@@ -57,6 +57,7 @@ class PiClient:
         self._base = f"{scheme}://{self.host}/api/sync"
         self.instances = Instances()
         self._settings = settings
+        self.received = 0  # bytes of bodies, as they were on the wire
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.headers.update({"X-API-Key": settings.pi_api_key, "X-Replica-Id": replica_id})
@@ -177,7 +178,9 @@ class PiClient:
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         try:
-            yield from response.raw.stream(PIECE_BYTES, decode_content=False)
+            for piece in response.raw.stream(PIECE_BYTES, decode_content=False):
+                self.received += len(piece)
+                yield piece
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise Unreachable(f"the connection to {self.host} broke: {exc}") from exc
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-import shlex
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +30,13 @@ class ToldToResync:
     running: bool = True
     measures: Measures = field(default_factory=Measures)
     reasons: list[str] = field(default_factory=list)
-    jobs: list[Callable[[], Any]] = field(default_factory=list)
+    jobs: list[Any] = field(default_factory=list)
 
     def request_resync(self, reason: str) -> None:
         self.reasons.append(reason)
+
+    def submit(self, job: Any) -> None:
+        self.jobs.append(job)
 
 
 @dataclass
@@ -104,8 +105,3 @@ def run_shown(page: str) -> list[list[str]]:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stderr, f"{command}\n{done.stderr}"
     return [row.split("\x1f") for row in done.stdout.split("\x1e") if row]
-
-
-def quoted_for_shell(text: str) -> str:
-    """As a shell takes it."""
-    return shlex.quote(text)

@@ -141,7 +141,7 @@ def test_a_new_payload_appears_by_itself(signed_in: Page, replica: Path) -> None
     page = signed_in
     page.get_by_role("link", name="LoRa payloads").click()
     number = add_a_batch(replica)
-    expect(page.get_by_role("link", name=number)).to_be_visible(timeout=SOON)
+    expect(page.get_by_role("link", name=number, exact=True)).to_be_visible(timeout=SOON)
 
 
 def test_times_are_the_viewers_and_exact_utc_is_in_the_title(signed_in: Page, replica: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,7 +141,14 @@ def test_the_pushed_link_is_told(page: Page) -> None:
     expect(page.locator("dl").first).to_contain_text("up: the Pi tells at once what is new")
 
 
-def test_the_history_is_paged_by_key(page: Page, running_farm: Farm, tmp_path: Path) -> None:
+def test_the_history_says_how_many_bytes_a_pull_moved(page: Page, running_farm: Farm) -> None:
+    running_farm.pi.sql("UPDATE pens SET capacity=capacity+1")
+    running_farm.assert_identical()
+    opened(page)
+    expect(page.get_by_role("row").filter(has_text="changes").locator("[data-label=Bytes]").first).not_to_have_text("0 B")
+
+
+def test_the_history_is_paged_by_key(page: Page, running_farm: Farm) -> None:
     times = "strftime('%Y-%m-%dT%H:%M:%S','now')"
     shell(
         running_farm.server.data / "server.db",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,6 +175,34 @@ def test_a_walk_ends_and_says_how_far_it_came(office: Office, client: FlaskClien
     assert seqs_on(page) == []
     assert f"Look further back from change {first + 5_000:,}".replace(",", " ") in text_of(page)
     assert every_seq(client, table="batches") == log_of(office, "tbl='batches'")
+
+
+def test_what_was_left_empty_in_the_form_is_not_in_the_address(client: FlaskClient) -> None:
+    answer = client.get("/office/changes?table=pens&key=&column=&actor=&kind=&from=&before=&_external=1&_scheme=javascript")
+    assert answer.location == "/office/changes?table=pens"
+    assert client.get("/office/payloads?status=&tag=LF1&source=").location == "/office/payloads?tag=LF1"
+
+
+def test_a_change_of_the_schema_is_told_object_by_object(office: Office, client: FlaskClient) -> None:
+    before = ["table", "pens", "pens", "CREATE TABLE pens(id INTEGER PRIMARY KEY, pen_number)"]
+    index = ["index", "old", "pens", "CREATE INDEX old ON pens(id)"]
+    after = ["table", "yards", "yards", "CREATE TABLE yards(id INTEGER PRIMARY KEY, yard_number, shade)"]
+    made = ["table", "gates", "gates", "CREATE TABLE gates(id)"]
+    told = {"before": [before, index], "objects": [after, made], "tables": {"yards": "pens"}, "masks": [], "hash": ""}
+    told["columns"] = {"yards": [["id", "id"], ["yard_number", "pen_number"], ["shade", None]]}
+    seq = log_of(office)[0] + 1
+    db = connect(office.path)
+    summary = "table pens renamed to yards"
+    db.execute(
+        "INSERT INTO changelog(seq, at, op, key, n0) VALUES(?, '2026-05-01T10:00:00.000Z', 'X', ?, ?)", (seq, summary, json.dumps(told))
+    )
+    db.close()
+    page = client.get(f"/office/changes/{seq}").text
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headings == ["table pens is called yards now", "table gates was created", "index old was removed"]
+    assert summary in page
+    assert "CREATE TABLE gates(id)" in page
+    assert run_shown(page)[1][3] == summary
 
 
 # One change

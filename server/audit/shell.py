@@ -80,16 +80,16 @@ def sql_of_row(db: apsw.Connection, found: Standing) -> str | None:
     if found.source == "now":
         where, _ = key_condition(tables[found.table], found.key)  # ends with the one "?" that stands for the key
         condition = where.removesuffix("?") + quoted(found.key)
-        return f"SELECT {', '.join(map(identifier, shown))} FROM {identifier(found.table)} WHERE {condition}"
+        return f"SELECT {', '.join(map(identifier, shown))}\n  FROM {identifier(found.table)} WHERE {condition}"
     change = found.change
     if change is None or change.tbl not in tables or not set(names) <= {column.name for column in tables[change.tbl].columns}:
         return None  # the views show the columns of today
     view = identifier(f"changelog_of_{change.tbl}")
     if found.source == "change":
-        return f"SELECT {', '.join(map(identifier, shown))} FROM {view} WHERE seq={change.seq}"
+        return f"SELECT {', '.join(map(identifier, shown))}\n  FROM {view} WHERE seq={change.seq}"
     old = [identifier(f"old_{name}") for name in shown]
     if change.op == "U":
         bits = [f"substr(chg,{names.index(name) + 1},1)='1'" for name in shown]
         old = [f"iif({bit}, {then}, {identifier(now)})" for bit, then, now in zip(bits, old, shown, strict=True)]
     columns = ", ".join(f"{then} AS {identifier(now)}" for then, now in zip(old, shown, strict=True))
-    return f"SELECT {columns} FROM {view} WHERE seq={change.seq}"
+    return f"SELECT {columns}\n  FROM {view} WHERE seq={change.seq}"

@@ -13,13 +13,13 @@ from changelog.errors import BadRequest, CannotRebuild
 from changelog.gaps import gaps_of
 from server.audit import shell
 from server.audit.changes import Change, epoch_at, neighbours, read_change, read_changes
-from server.audit.chosen import KINDS, Chosen, chosen_from
+from server.audit.chosen import FIELDS, KINDS, Chosen, chosen_from
 from server.audit.schema_words import schema_parts
 from server.audit.search import Found, actors_of, find
 from server.audit.standing import standing
 from server.login import signed_in
 from server.office import office
-from server.pages.routes import ROW_ID, pages
+from server.pages.routes import ROW_ID, pages, without_blanks
 from server.paging import PAGE_SIZE, Page
 
 LARGEST_SEQ = 2**62
@@ -29,6 +29,8 @@ LARGEST_SEQ = 2**62
 @signed_in
 def changes(db: apsw.Connection) -> Any:
     """The changelog, the newest first, or those of its changes that fit what is asked for."""
+    if (shorter := without_blanks("pages.changes", FIELDS)) is not None:
+        return shorter
     chosen = chosen_from(request.args)
     found, page = _page(db, chosen)
     answer = render_template(

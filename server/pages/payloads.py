@@ -14,7 +14,7 @@ from changelog.connection import one
 from changelog.errors import BadRequest
 from server.login import signed_in
 from server.pages.bars import HOURS, PICTURE, Hour, bars
-from server.pages.routes import pages
+from server.pages.routes import pages, without_blanks
 from server.paging import Page, Row, Stream, page_of_streams, rows_of
 
 COUNTED = 999  # payloads, of one status or of one hour
@@ -26,8 +26,10 @@ LONGEST_FILTER = 255  # characters, as of a payload
 
 @pages.get("/office/payloads")
 @signed_in
-def payloads(db: apsw.Connection) -> str:
+def payloads(db: apsw.Connection) -> Any:
     """What the radio sent, the newest first, of one status, source, batch or tag, or of all. Raises BadRequest."""
+    if (shorter := without_blanks("pages.payloads", FILTERS)) is not None:
+        return shorter
     chosen = wanted_payloads(request.args)
     page = page_of_streams(db, "SELECT * FROM lora_payload_buffer", streams_of(chosen), request.args)
     _add_animals(db, page)

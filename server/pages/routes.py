@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flask import Blueprint, redirect, request, url_for
@@ -20,6 +20,14 @@ pages = Blueprint("pages", __name__)
 def start() -> Any:
     """The first page of the office."""
     return redirect(url_for("pages.dashboard"))
+
+
+def without_blanks(endpoint: str, names: Sequence[str]) -> Any:
+    """A redirect to the same page without the arguments that a form sent empty, or None where there are none: addresses are passed on."""
+    if all(request.args.values()):
+        return None
+    given: dict[str, Any] = {name: request.args[name] for name in names if request.args.get(name)}
+    return redirect(url_for(endpoint, **given))
 
 
 def search_text() -> str:

@@ -50,6 +50,11 @@ function words(status) {
   return status.lag_changes === 0 ? "Now: up to date." : `Now: ${status.lag_changes} changes behind.`;
 }
 
+function clock(at, seconds) {
+  const time = new Date(at * 1000), two = (number) => String(number).padStart(2, "0");
+  return `${two(time.getHours())}:${two(time.getMinutes())}${seconds ? `:${two(time.getSeconds())}` : ""}`;
+}
+
 function draw(data, kept) {
   const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
   const from0 = (plot, low, high) => [0, Math.max(high ?? 0, 1)];
@@ -61,11 +66,11 @@ function draw(data, kept) {
       changes: { range: from0 }, seconds: { range: from0 },
     },
     series: [
-      {},
+      { label: "time", value: (plot, at) => at ? clock(at, true) : "–" },
       { label: "changes behind", scale: "changes", stroke: colour("--busy"), width: 2, points },
       { label: "seconds behind", scale: "seconds", stroke: colour("--warn"), width: 1, dash: [6, 4], points: { show: false }, value: (plot, value) => value?.toFixed(1) ?? "–" },
     ],
-    axes: [axis, { ...axis, scale: "changes", label: "changes", labelSize: 18, size: 54 }, { ...axis, scale: "seconds", side: 1, label: "seconds", labelSize: 18, size: 54, grid: { show: false } }],
+    axes: [{ ...axis, values: (plot, ticks) => ticks.map((at) => clock(at, false)) }, { ...axis, scale: "changes", label: "changes", labelSize: 18, size: 54 }, { ...axis, scale: "seconds", side: 1, label: "seconds", labelSize: 18, size: 54, grid: { show: false } }],
   }, data, box);
 }
 
