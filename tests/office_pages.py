@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,13 @@ class ToldToResync:
     running: bool = True
     measures: Measures = field(default_factory=Measures)
     reasons: list[str] = field(default_factory=list)
+    jobs: list[Any] = field(default_factory=list)
 
     def request_resync(self, reason: str) -> None:
         self.reasons.append(reason)
+
+    def submit(self, job: Any) -> None:
+        self.jobs.append(job)
 
 
 @dataclass
@@ -54,14 +59,21 @@ class Office:
             assert sign_in(client, name, password).status_code == 302
         return client
 
-    def write(self, *statements: str) -> None:
-        """Change the replica as replay would."""
+    def write(self, *statements: str, actor: str | None = None) -> int:
+        """Change the replica as replay would, in one transaction signed by `actor`; returns the newest seq."""
         db = connect(self.path)
+        before = db.execute("SELECT max(seq) FROM changelog").fetchall()[0][0]
         with db:
             for sql in statements:
                 db.execute(sql)
-        move_position(db)
+            db.execute("UPDATE changelog SET actor=? WHERE seq>?", (actor, before))
+        position = move_position(db)
         db.close()
+        return position.seq
+
+    def close(self) -> None:
+        self.store.close()
+        self.app.extensions["office"].replica.close()
 
 
 def sign_in(client: FlaskClient, name: str, password: str, target: str = "") -> Any:
@@ -102,3 +114,22 @@ def walk(client: FlaskClient, path: str, rel: str = "next") -> list[str]:
     while (link := link_in(texts[-1], rel)) is not None:
         texts.append(client.get(path.partition("?")[0] + link.partition("#")[0]).text)
     return texts
+
+
+def text_of(page: str) -> str:
+    """What a page says, without its markup."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def shown_command(page: str) -> str:
+    """The command under "The same in the shell"."""
+    [found] = re.findall(r'<details class="shell">.*?<code>(.*?)</code>', page, re.DOTALL)
+    return html.unescape(found)
+
+
+def run_shown(page: str) -> list[list[str]]:
+    """What the shown command prints when it is pasted into a shell, as rows of cells: without the box, so that they can be told apart."""
+    command = shown_command(page).replace(" -box ", " -header -ascii ")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, f"{command}\n{done.stderr}"
+    return [row.split("\x1f") for row in done.stdout.split("\x1e") if row]

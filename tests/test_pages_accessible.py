@@ -17,7 +17,7 @@ import pytest
 from farm_processes import PASSWORD, USER, Farm, eventually
 from office_browser import DESK, PHONE, running_browser
 from office_farm import running_server
-from office_parts import make_office
+from office_pages import make_office
 from playwright.sync_api import Browser, Page, expect
 from werkzeug.routing import IntegerConverter
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from office_farm import PASSWORD_HASH, make_replica
-from office_parts import Office, make_office, run_shown, shown_command, text_of
+from office_pages import Office, make_office, run_shown, shown_command, text_of
 
 from changelog.connection import connect, rows
 from server import login

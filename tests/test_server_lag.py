@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from office_farm import make_replica
-from office_parts import Office, ToldToResync, make_office, text_of, token_in
+from office_pages import Office, ToldToResync, make_office, text_of, token_in
 
 from server import login
 from server.lag import EVERY, KEPT, LagHistory

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 from office_farm import make_replica
-from office_parts import Office, make_office, text_of
+from office_pages import Office, make_office, text_of
 
 from changelog.connection import connect, rows
 from server import login

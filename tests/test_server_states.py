@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from office_farm import make_replica
-from office_parts import Office, ToldToResync, make_office, text_of
+from office_pages import Office, ToldToResync, make_office, text_of
 
 from server import login
 from server.arrival import IN_THE_WAY
