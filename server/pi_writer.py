@@ -73,7 +73,7 @@ class PiWriter:
             reply = self._ask(method, path, (CONNECT_TIMEOUT, READ_TIMEOUT), headers=headers, data=data)
             written = Written(reply, Position.parse(str(reply.get("position"))))
         except (errors.Forbidden, errors.Unauthorized):
-            self._learn(False)
+            self._known_until = 0.0  # it is asked for anew
             raise
         except (BrokenFrame, BadRequest) as exc:
             if isinstance(exc, BadRequest) and "status" in exc.facts:

@@ -335,3 +335,26 @@ def test_a_password_that_is_unchanged_on_the_pi_only_is_not_overwritten(farm: Fa
         holder.execute("ROLLBACK")
         holder.close()
     assert (answer.status_code, "was changed meanwhile" in wrong(answer.text)) == (409, True)
+
+
+# Users
+
+
+def test_an_admin_makes_a_user_who_signs_in_and_is_ended_again(farm: Farm) -> None:
+    farm.start()
+    boss = Desk(farm)
+    assert boss.form("/office/users/new").send(username="ann", role="user", new="short", again="short").status_code == 400
+    answer = boss.form("/office/users/new").send(username="ann", role="user", new=OTHER_PASSWORD, again=OTHER_PASSWORD)
+    assert answer.status_code == 303
+    assert "User ann was made." in flashed(boss, "/office/users")
+    ann = Desk(farm, "ann", OTHER_PASSWORD)
+    for path in ("/office/users", "/office/users/new", "/office/users/1/edit"):
+        assert ann.get(path).status_code == 403
+    assert "/office/users" not in ann.get("/office/pens").text
+    number = int(farm.pi.sql("SELECT id FROM users WHERE username='ann'"))
+    assert boss.form(f"/office/users/{number}/edit").send(is_active="0").status_code == 303
+    assert ann.get("/office/pens").status_code == 302
+    assert re.search(r"ann</a></th>.*?May sign in\">no<", boss.get("/office/users").text, re.DOTALL)
+    answer = boss.form("/office/users/1/edit").send(role="user")
+    assert answer.status_code == 409
+    assert "last active admin" in wrong(answer.text)

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import apsw
 from flask import flash, g, redirect, render_template, request, url_for
 
-from changelog.errors import DroverError, Forbidden, NotFound, TooMany, Unauthorized, Unavailable, Unreachable
+from changelog.errors import DroverError, Forbidden, NotFound
 from server.login import signed_in
 from server.office import office
 from server.pages.forms.fields import Field, Typed, changed, plain
+from server.pages.forms.words import in_words, why_closed
 from server.pages.routes import pages
 from server.paging import rows_of
 from server.pi_writer import Written
@@ -28,16 +29,6 @@ from server.replica import FileGone
 
 PATIENCE = 3.0  # s that a page waits for its change to come back
 JSON_SAFE = (str, int, float, type(None))  # values that a form can remember
-
-NO_SYNC = (
-    "This server shows pages only (IS_SERVER_UI=False): nothing can be written from here."
-    " Open the office of the server that follows the Pi."
-)
-READ_ONLY = (
-    "This server's key may not write, so its office only reads. On the Pi, make a key that may: python -m pi key add NAME --role office,"
-    " and set PI_API_KEY to it in the server's .env."
-)
-UNKNOWN_KEY = "The Pi does not know this server's key (PI_API_KEY). On the Pi: python -m pi key add NAME --role office"
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -195,30 +186,6 @@ def row_or_404(db: apsw.Connection, sql: str, number: int, noun: str) -> dict[st
     if not found:
         raise NotFound(f"There is no such {noun}: it may have been removed on the Pi.")
     return vars(found[0])
-
-
-def why_closed() -> str | None:
-    """Why nothing can be written from here, in words, or None where something can, or nobody knows."""
-    writer = office().writer
-    if writer is None:
-        return NO_SYNC
-    return READ_ONLY if writer.may_write() is False else None
-
-
-def in_words(exc: DroverError) -> str:
-    """What the Pi, or the way there, said to a write, as sentences for the page."""
-    if isinstance(exc, Unauthorized):
-        return UNKNOWN_KEY
-    if isinstance(exc, Forbidden):
-        return READ_ONLY
-    said = f"{exc.message[:1].upper()}{exc.message[1:]}".rstrip(".") + "."
-    if isinstance(exc, Unreachable | Unavailable):
-        if exc.facts.get("sent"):
-            return f"{said} It may be written or not: send it again, it is not written twice. All that you typed is still here."
-        return f"{said} Nothing was written. All that you typed is still here: send it again when the Pi is back."
-    if isinstance(exc, TooMany):
-        return f"{said} Nothing was written."
-    return said
 
 
 def animals_page(number: int) -> str:
