@@ -55,7 +55,7 @@ class Filled:
         """What the server answers to the form with these texts typed into it; lines end as browsers send them."""
         assert set(typed) <= set(self.values), (typed, self.values)
         self.values |= {name: str(text) for name, text in typed.items()}
-        data = {name: text.replace("\n", "\r\n") for name, text in self.values.items()}
+        data = {name: text.replace("\r\n", "\n").replace("\n", "\r\n") for name, text in self.values.items()}
         url = self.desk.farm.server.url + self.path
         return self.desk.browser.post(url, data=data, allow_redirects=False, timeout=60)
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm, eventually
-from office_forms import Desk
+from office_forms import Desk, Filled
 
 from changelog.connection import connect
 
@@ -189,8 +189,45 @@ def test_nobody_writes_without_a_session_or_the_token_of_the_form(desk: Desk) ->
     assert form.send(pen_number="CSRF", capacity="1").status_code == 403
     form = desk.form("/office/pens/new")
     desk.browser.cookies.clear()
-    assert form.send(pen_number="CSRF", capacity="1").status_code in (302, 403)
+    assert form.send(pen_number="CSRF", capacity="1").status_code == 401
     assert desk.farm.pi.sql("SELECT count(*) FROM pens WHERE pen_number='CSRF'") == "0"
+
+
+def test_what_was_typed_outlives_the_session(desk: Desk) -> None:
+    form = desk.form("/office/cattle/15/notes")
+    desk.browser.cookies.clear()
+    answer = form.send(notes="a long\nstory <b>")
+    assert answer.status_code == 401
+    assert "what you typed is kept" in answer.text
+    assert desk.farm.pi.sql("SELECT count(*) FROM changelog_audit WHERE tbl='cattle' AND key=15 AND col='notes' AND op='U'") == "0"
+    login = Filled(desk, "/office/login?next=/office/cattle/15/notes", answer.text)
+    wrong_password = login.send(username=USER, password="wrong")
+    assert wrong_password.status_code == 401
+    login = Filled(desk, login.path, wrong_password.text)
+    signed_in = login.send(username=USER, password=PASSWORD)
+    assert (signed_in.status_code, 'action="/office/cattle/15/notes"' in signed_in.text) == (200, True)
+    resumed = Filled(desk, "/office/cattle/15/notes", signed_in.text).send()
+    assert resumed.status_code == 200
+    again = form.again(resumed)
+    assert again.values["notes"] == "a long\nstory <b>"
+    assert desk.farm.pi.sql("SELECT notes FROM cattle WHERE id=15") == "", "nothing before it is sent"
+    assert again.send().status_code == 303
+    assert desk.farm.pi.sql("SELECT notes FROM cattle WHERE id=15") == "a long\nstory <b>"
+
+
+def test_a_password_is_not_kept_for_another_login(desk: Desk) -> None:
+    form = desk.form("/office/account/password")
+    desk.browser.cookies.clear()
+    answer = form.send(old=PASSWORD, new=OTHER_PASSWORD, again=OTHER_PASSWORD)
+    assert answer.status_code == 401
+    assert PASSWORD not in answer.text and OTHER_PASSWORD.strip() not in answer.text
+
+
+def test_the_longest_notes_of_any_letters_fit(desk: Desk) -> None:
+    for letter in ("\N{COW}", "\N{OX}"):
+        assert desk.form("/office/cattle/16/notes").send(notes=letter * 10_000).status_code == 303
+    assert desk.farm.pi.sql("SELECT length(notes), unicode(notes) FROM cattle WHERE id=16") == "10000|128002"
+    assert "may have 10000 characters" in wrong(desk.form("/office/cattle/16/notes").send(notes="x" * 10_001).text, "notes")
 
 
 # The Pi is away

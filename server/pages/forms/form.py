@@ -18,7 +18,7 @@ import apsw
 from flask import flash, g, redirect, render_template, request, url_for
 
 from changelog.errors import DroverError, Forbidden, NotFound
-from server.login import signed_in
+from server.login import keeping, sign_in_again, signed_in
 from server.office import office
 from server.pages.forms.fields import Field, Typed, changed, plain
 from server.pages.forms.words import in_words, why_closed
@@ -85,6 +85,8 @@ class Form:
         typed = Typed({f.name: plain(request.form.get(f.name, "")) for f in self.fields}, self._seen_then())
         given = request.form.get("key", "")
         key = given if _KEY.fullmatch(given) else secrets.token_hex(16)
+        if "resume" in request.form:  # typed before the session ended, and not yet sent in this one
+            return self.page(typed, key=key)
         if why_closed() is not None:
             return self.page(typed, status=Forbidden.status, key=key)
         wanted = changed(self.fields, typed, self.row)
@@ -104,6 +106,11 @@ class Form:
         except DroverError as exc:
             return self._refused(exc, typed, key)
         return self._shown(written)
+
+    def kept(self) -> dict[str, str]:
+        """What of this request may be shown again after another login: all but passwords. Some forms know their fields only later."""
+        secret = {f.name for f in self.fields if f.kind == "password"}
+        return {name: text for name, text in request.form.items() if name not in secret}
 
     def write(self, asked: Request, key: str) -> Written:
         """Ask the Pi. Raises what it refuses with, and Unreachable."""
@@ -165,10 +172,11 @@ def form_page(rule: str, endpoint: str) -> Callable[[type[Form]], type[Form]]:
             except FileGone:
                 elsewhere = _load(form=form)  # nothing was written yet: once more, from the copy that replaces it
             if elsewhere is not None:
-                return elsewhere
+                return sign_in_again(form.kept()) if request.method == "POST" else elsewhere
             # Outside the snapshot, which must not be held while the page waits for the next one.
             return form.send() if request.method == "POST" else form.page()
 
+        keeping.add(f"{pages.name}.{endpoint}")
         pages.add_url_rule(rule, endpoint, view, methods=["GET", "POST"])
         return kind
 

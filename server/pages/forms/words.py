@@ -34,8 +34,10 @@ def in_words(exc: DroverError) -> str:
         return UNKNOWN_KEY
     if isinstance(exc, Forbidden) and (closed := why_closed()) is not None:
         return closed
+    if isinstance(exc, Unreachable):
+        return f"The Pi does not answer: {exc.message}. {_after_silence(bool(exc.facts.get('sent')))}"
     said = OUTCOMES.get(str(exc.facts.get("outcome"))) or f"{exc.message[:1].upper()}{exc.message[1:]}".rstrip(".") + "."
-    if isinstance(exc, Unreachable | Unavailable):
+    if isinstance(exc, Unavailable):
         return f"{said} {_after_silence(bool(exc.facts.get('sent')))}"
     return f"{said} Nothing was written." if isinstance(exc, TooMany) else said
 
