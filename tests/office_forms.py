@@ -62,3 +62,21 @@ class Filled:
     def again(self, answer: requests.Response) -> Filled:
         """The form that came back instead of a redirect."""
         return Filled(self.desk, self.path, answer.text)
+
+
+def flashed(desk: Desk, path: str = "/office/pens") -> str:
+    """What the next page says."""
+    found = re.findall(r'<p class="notice" role="status">(.*?)</p>', desk.get(path).text, re.DOTALL)
+    return html.unescape(" ".join(found))
+
+
+def wrong(text: str, field: str = "") -> str:
+    """The sentence with which a form came back, or the one at a field, to which the field is tied."""
+    text = html.unescape(text)
+    if field:
+        tag = re.search(rf'<[^>]* name="{field}"[^>]*>', text)
+        assert tag and f"error-{field}" in tag[0] and 'aria-invalid="true"' in tag[0], text
+        [found] = re.findall(rf'id="error-{field}">(.*?)</p>', text, re.DOTALL)
+        return found
+    [found] = re.findall(r'role="alert" id="refusal"[^>]*>(.*?)</p>', text, re.DOTALL)
+    return found
