@@ -24,6 +24,7 @@ CONNECT_TIMEOUT = 3.0  # s
 READ_TIMEOUT = 8.0  # s: somebody sits before the page
 ASK_TIMEOUT = 1.5  # s, twice: what a page may wait for the answer whether this server may write
 LARGEST_ANSWER = 2**20  # bytes
+FACTS = ("field", "present", "outcome", "written")  # of a refusal, as the Pi tells them
 IDLE = 4  # sessions that are kept
 KNOWN_FOR = {True: 60.0, False: 10.0, None: 10.0}  # s for which an answer, or that there was none, counts
 
@@ -135,7 +136,8 @@ class PiWriter:
             facts = reply if isinstance(reply, dict) else {}
             message = str(facts.get("message") or f"{self.host} answered HTTP {status}")
             kind = ANSWERS.get(status, Unreachable)
-            raise kind(message, **{**{n: v for n, v in facts.items() if n != "message"}, "status": status, "sent": status >= 500})
+            known = {name: facts[name] for name in FACTS if name in facts}
+            raise kind(message, **known, status=status, sent=status >= 500 and known.get("written") is not False)
         if not isinstance(reply, dict):
             raise BrokenFrame(f"HTTP {status} without a JSON object")
         return reply

@@ -71,6 +71,19 @@ def test_a_change_that_does_not_come_back_in_time_is_announced(farm: Farm) -> No
     farm.assert_identical()
 
 
+def test_a_pi_that_was_restarted_between_two_forms_is_no_matter(farm: Farm) -> None:
+    farm.start()
+    farm.fill(1)
+    farm.assert_identical()
+    desk = Desk(farm)
+    for number in range(3):
+        assert desk.form("/office/cattle/1/notes").send(notes=f"note {number}").status_code == 303
+        form = desk.form("/office/cattle/1/weight")  # over the connection that the Pi closes now
+        farm.pi.restart()
+        assert form.send(weight="300").status_code == 303
+    assert farm.pi.sql("SELECT count(*) FROM weight_records") == "3"
+
+
 def test_a_stranger_at_the_pis_address_is_not_written_to(farm: Farm, tmp_path) -> None:
     farm.start()
     farm.fill(1)

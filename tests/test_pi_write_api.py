@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from farm_processes import Farm, eventually, shell
 
+from changelog.errors import Unavailable
 from changelog.position import Position
 from pi import repeats
 
@@ -277,9 +278,9 @@ def test_a_locked_pi_db_is_a_503_and_nothing_is_written(farm, ask, animal):
         typed.stdin.write(lock.format(held) + "\n")
         typed.stdin.flush()
         eventually(held.exists)
-        status, _ = ask("POST", f"cattle/{animal}/weights", {"weight": 340}, Idempotency_Key=uuid.uuid4().hex)
+        status, answer = ask("POST", f"cattle/{animal}/weights", {"weight": 340}, Idempotency_Key=uuid.uuid4().hex)
         typed.stdin.close()
-    assert status == 503
+    assert (status, answer["written"]) == (503, False)
     assert farm.pi.sql(f"SELECT count(*) FROM weight_records WHERE cattle_id={animal}") == "0"
 
 
@@ -290,3 +291,18 @@ def test_only_so_many_requests_are_remembered(tmp_path, monkeypatch):
     for number in range(12):
         memory.answer(f"k/{number}", b"d", lambda: here, lambda since: (200, {}))
     assert shell(tmp_path / "pi.db", "SELECT id FROM requests ORDER BY number").split() == ["k/7", "k/8", "k/9", "k/10", "k/11"]
+
+
+def test_a_try_that_certainly_failed_does_not_hide_one_that_may_have_been_written(tmp_path):
+    (tmp_path / "pi.db").touch()
+    memory, here, tried = repeats.Repeats(tmp_path / "pi.db"), Position("0" * 32, 7, 1), []
+
+    def write(since):
+        tried.append(since)
+        raise errors.pop(0)
+
+    errors = [Unavailable("refused", written=False), Unavailable("may be"), Unavailable("refused", written=False), Unavailable("may be")]
+    while errors:
+        with pytest.raises(Unavailable):
+            memory.answer("k/1", b"d", lambda: here, write)
+    assert tried == [None, None, here, here]

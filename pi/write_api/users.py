@@ -44,14 +44,17 @@ def add_routes(routes: Blueprint, write: Write) -> None:
 
     @routes.post("/users")
     def add_user() -> Any:
+        person = _person()
         checks: dict[str, Check] = {"username": text(LONGEST_NAME, needed=True), "password_hash": password_hash, "role": role}
         user = checked(read_body(*checks), checks, required=tuple(checks))
-        return write("user", _by_admin(partial(herd.add_user, **user, now=herd.utc_now())), 201)
+        return write("user", _by_admin(person, partial(herd.add_user, **user, now=herd.utc_now())), 201)
 
     @routes.patch(f"/users/<{ROW_ID}:user_id>")
     def change_user(user_id: int) -> Any:
+        person = _person()
         changes, expected = read_change({"role": role, "is_active": whole(0, 1, "")})
-        return write("user", _by_admin(partial(herd.change_user, user_id=user_id, changes=changes, expected=expected, now=herd.utc_now())))
+        job = partial(herd.change_user, user_id=user_id, changes=changes, expected=expected, now=herd.utc_now())
+        return write("user", _by_admin(person, job))
 
 
 def role(body: Body, name: str) -> str:
@@ -82,9 +85,8 @@ def _person() -> str | None:
     return asking.who if asking.actor.startswith(f"{OFFICE}:") else None
 
 
-def _by_admin(job: Job[dict[str, Any]]) -> Job[dict[str, Any]]:
-    """`job`, for an admin only: whether one asks, the Pi's own users tell. Raises Forbidden."""
-    person = _person()
+def _by_admin(person: str | None, job: Job[dict[str, Any]]) -> Job[dict[str, Any]]:
+    """`job`, if `person` is an admin: the Pi's own users tell. Raises Forbidden."""
     if person is None:
         raise Forbidden("X-Actor must name the admin who asks")
 
