@@ -117,8 +117,11 @@ class PiWriter:
                 session.close()
                 if not used or not isinstance(innermost(exc), ConnectionError):
                     raise
-                # The Pi had closed the connection, as it does when it restarts: once more, over a new one.
+                first = bool(exc.facts.get("sent"))
+            try:  # the Pi had closed the connection, as it does when it restarts: once more, over a new one
                 return self._answer(session, method, path, timeout, **more)
+            except Unreachable as exc:
+                raise Unreachable(exc.message, sent=first or exc.facts.get("sent")) from exc
 
     def _answer(self, session: requests.Session, method: str, path: str, timeout: tuple[float, float], **more: Any) -> dict[str, Any]:
         try:

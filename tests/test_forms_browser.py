@@ -114,7 +114,8 @@ def test_what_was_typed_outlives_a_pi_that_hangs_and_then_dies(browser: Browser,
     farm.pi.start()
     page.get_by_label("Notes").press("End")
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_text("The notes on batch BATCH001 were saved.")).to_be_visible()
+    expect(page.get_by_text("The notes on batch BATCH001 were saved.")).to_be_visible(timeout=BACK)
+    farm.assert_identical()  # the server may still pause between two tries to reach the Pi
     assert farm.server.sql("SELECT notes FROM batches WHERE id=1") == "first line\n  second line"
     assert farm.pi.sql("SELECT count(*) FROM changelog WHERE tbl='batches' AND op='U'") == "1"
     page.context.close()
