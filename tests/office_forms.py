@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import re
+import socket
 from typing import Any
 
 import requests
 from farm_processes import PASSWORD, USER, Farm, eventually
+
+
+def kill_pi(farm: Farm) -> None:
+    """A power cut at the Pi; from then on nobody listens there, not even a worker that is about to die."""
+    port = int(str(farm.pi.settings["PI_PORT"]))
+    farm.pi.kill9()
+
+    def refuses() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+    eventually(refuses)
 
 
 class Desk:

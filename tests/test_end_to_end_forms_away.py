@@ -10,7 +10,7 @@ import time
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm, eventually, make_certificate
-from office_forms import Desk, flashed, wrong
+from office_forms import Desk, flashed, kill_pi, wrong
 
 from changelog.connection import connect
 
@@ -40,7 +40,7 @@ def test_a_form_outlives_a_pi_that_hangs_or_is_dead_and_is_written_once_when_it_
     form = form.again(answer)
     assert (form.values["weight"], form.values["recorded_at"]) == ("301", "2024-01-15 10:30")
     eventually(lambda: farm.pi.sql("SELECT count(*) FROM weight_records WHERE cattle_id=2") == "1")  # what had arrived when it hung
-    farm.pi.kill9()
+    kill_pi(farm)
     answer = form.send()
     assert answer.status_code == 503
     assert "Nothing was written." in wrong(answer.text)
