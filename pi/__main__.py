@@ -126,7 +126,7 @@ def key() -> None:
 
 @key.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), required=True)
+@click.option("--role", type=click.Choice(ROLES), required=True, help="office: what replica and writer may, for people who are named.")
 @click.pass_obj
 def add(settings: Settings, name: str, role: str) -> None:
     """Make the key NAME and print it: this once."""

@@ -76,7 +76,7 @@ class Repeats:
             try:
                 reply = write(known.before if known else None)
             except Exception as exc:
-                if _wrote_nothing(exc):
+                if _wrote_nothing(exc, again=known is not None):
                     _note(db, "DELETE FROM requests WHERE id=?", (request_id,))
                 raise
             _note(db, "UPDATE requests SET status=?, reply=? WHERE id=?", (reply[0], json.dumps(reply[1]), request_id))
@@ -109,9 +109,11 @@ def refuse_written(db: apsw.Connection, since: Position, actor: str) -> None:
         )
 
 
-def _wrote_nothing(exc: Exception) -> bool:
-    """Whether this error says that nothing was written, now or before."""
-    return not isinstance(exc, Unavailable) and not (isinstance(exc, DroverError) and "outcome" in exc.facts)
+def _wrote_nothing(exc: Exception, *, again: bool) -> bool:
+    """Whether this error says that nothing was written, now or, where this was tried `again`, before."""
+    if isinstance(exc, Unavailable):
+        return exc.facts.get("written") is False and not again  # it did not come to look at the log
+    return not (isinstance(exc, DroverError) and "outcome" in exc.facts)
 
 
 @contextmanager
@@ -122,7 +124,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[apsw.Connection]:
             db.execute(_SCHEMA)
             yield db
         except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as exc:
-            raise Unavailable(f"pi.db cannot be written just now, so nothing was: send it again ({exc})") from exc
+            raise Unavailable(f"pi.db cannot be written just now: send it again ({exc})", written=False) from exc
 
 
 def _find(db: apsw.Connection, request_id: str) -> _Known | None:

@@ -62,7 +62,7 @@ def password(settings: Settings, name: str, password_stdin: bool) -> None:
 @click.pass_obj
 def role(settings: Settings, name: str, new_role: str) -> None:
     """Give the user NAME the role ROLE; its sessions of before end."""
-    _write(settings, lambda db: herd.set_role(db, name, new_role, herd.utc_now()))
+    _write(settings, lambda db: _change(db, name, {"role": new_role}))
     click.echo(f"user {name} has the role {new_role}")
 
 
@@ -71,7 +71,7 @@ def role(settings: Settings, name: str, new_role: str) -> None:
 @click.pass_obj
 def deactivate(settings: Settings, name: str) -> None:
     """Let the user NAME log in no more; the user stays, and its sessions end."""
-    _write(settings, lambda db: herd.set_active(db, name, False, herd.utc_now()))
+    _write(settings, lambda db: _change(db, name, {"is_active": 0}))
     click.echo(f"user {name} is inactive")
 
 
@@ -80,7 +80,7 @@ def deactivate(settings: Settings, name: str) -> None:
 @click.pass_obj
 def activate(settings: Settings, name: str) -> None:
     """Let the user NAME log in again."""
-    _write(settings, lambda db: herd.set_active(db, name, True, herd.utc_now()))
+    _write(settings, lambda db: _change(db, name, {"is_active": 1}))
     click.echo(f"user {name} is active")
 
 
@@ -121,7 +121,11 @@ def _password(from_stdin: bool) -> str:
     return generate_password_hash(text, method="scrypt")
 
 
-def _write(settings: Settings, job: Callable[[apsw.Connection], None]) -> None:
+def _change(db: apsw.Connection, name: str, changes: dict[str, object]) -> None:
+    herd.change_user(db, herd.find_user(db, name)["id"], changes, herd.utc_now())
+
+
+def _write(settings: Settings, job: Callable[[apsw.Connection], object]) -> None:
     """Run a job in a short transaction of its own, signed with the operator's name; the Pi may be serving meanwhile."""
     if not os.path.exists(settings.farm_db):
         prepare_data_dir(settings)

@@ -210,9 +210,9 @@ class Writer:
     def _put(self, task: _Task) -> _Task:
         with self._changed:
             if self._stopping or not self._thread.is_alive():
-                raise Unavailable("the Pi's writer has stopped; send it again when the Pi is up")
+                raise Unavailable("the Pi's writer has stopped; send it again when the Pi is up", written=False)
             if len(self._tasks) >= QUEUE:
-                raise Unavailable("too many writes are waiting for the disk; send it again later")
+                raise Unavailable("too many writes are waiting for the disk; send it again later", written=False)
             self._tasks.append(task)
             self._changed.notify()
         return task
@@ -222,7 +222,8 @@ class Writer:
             return future.result(WAIT)
         except NotInTime as exc:
             if future.cancel():
-                raise Unavailable("the database is locked or its disk is full: nothing was stored, send it again") from exc
+                full = "the database is locked or its disk is full: nothing was stored, send it again"
+                raise Unavailable(full, written=False) from exc
             raise Unavailable("the disk has not confirmed the write in time: it may still be stored, so look before you repeat it") from exc
 
     def _run(self) -> None:
@@ -268,7 +269,7 @@ class Writer:
                 self._report_outage(exc)
                 if self._give_up_at is not None and time.monotonic() > self._give_up_at:
                     for task in group:
-                        task.give_up(Unavailable(f"the Pi stops, and its database could not be written: {exc}"))
+                        task.give_up(Unavailable(f"the Pi stops, and its database could not be written: {exc}", written=False))
                     return
                 time.sleep(RETRY)
             except Exception as exc:  # such as a trigger of somebody's with RAISE(ROLLBACK): one job shall not fail the others

@@ -29,7 +29,7 @@ from server.tallies import Tallies
 if TYPE_CHECKING:
     from server.sync import SyncService
 
-LARGEST_FORM = 64 * 1024  # bytes
+LARGEST_FORM = 512 * 1024  # bytes: of the longest notes, percent-encoded, with those that were seen
 ASSET_AGE = 3600  # s that a browser keeps style sheet and script; their addresses change with the file
 CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import logging
 import os
 import secrets
@@ -33,6 +34,7 @@ NEXT_PROOF = "next_proof"  # in a session: the proof of a row that is on its way
 
 logger = logging.getLogger(__name__)
 login = Blueprint("login", __name__, url_prefix="/office")
+keeping: set[str] = set()  # endpoints that keep what was typed: see `sign_in_again`
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,19 @@ def check_csrf() -> None:
 
 @login.before_app_request
 def protect_forms() -> None:
-    """Every POST of a page needs the token; the API (blueprint `status`) decides by itself, since keys need none."""
-    if request.method == "POST" and request.blueprint != "status":
+    """Every POST of a page needs the token; the API (blueprint `status`) decides by itself, since keys need none.
+
+    A page that keeps what was typed is not asked for it where there is no session: it writes nothing then, and says `sign_in_again`.
+    """
+    if request.method != "POST" or request.blueprint == "status":
+        return
+    if request.endpoint not in keeping or "user" in session:
         check_csrf()
+
+
+def sign_in_again(kept: dict[str, str]) -> Any:
+    """The login, for who sent a form after the session had ended: what was typed is `kept`, and leads back into the form."""
+    return _form(wrong=False, kept=json.dumps(kept, ensure_ascii=False), target=request.path), 401
 
 
 @login.get("/login")
@@ -169,7 +181,7 @@ def form() -> Any:
     with office().replica.read() as db:
         if session_user(db):
             return redirect(own_path(request.args.get("next", "")))
-    return render_template("login.html", username="", wrong=False)
+    return _form(wrong=False)
 
 
 @login.post("/login")
@@ -183,17 +195,19 @@ def enter() -> Any:
         allowed = is_allowed(user, username, password)
     except TooMany as exc:
         wait = exc.facts.get("retry_after", WAIT_FOR_HASH)
-        page = render_template("login.html", username=shown, wrong=False, wait=exc.message)
-        return page, TooMany.status, {"Retry-After": f"{wait:.0f}"}
+        return _form(wrong=False, username=shown, wait=exc.message, **_kept()), TooMany.status, {"Retry-After": f"{wait:.0f}"}
     if not allowed:
         logger.warning("login refused user=%r address=%s", shown, request.remote_addr)
-        return render_template("login.html", username=shown, wrong=True), 401
+        return _form(wrong=True, username=shown, **_kept()), 401
     assert user is not None
     session.clear()
     session.permanent = True
     session["user"], session["proof"] = user.id, user.proof
     logger.info("login user=%r address=%s", username, request.remote_addr)
-    return redirect(own_path(request.args.get("next", "")))
+    target = own_path(request.args.get("next", ""))
+    if (typed := _kept_fields()) is not None:
+        return render_template("resume.html", target=target, typed=typed)
+    return redirect(target)
 
 
 @login.post("/logout")
@@ -204,6 +218,25 @@ def leave() -> Any:
     session.clear()
     flash("You are signed out.")
     return redirect(url_for("login.form"))
+
+
+def _form(*, wrong: bool, username: str = "", **more: Any) -> str:
+    return render_template("login.html", wrong=wrong, username=username, **more)
+
+
+def _kept() -> dict[str, str]:
+    """What `sign_in_again` kept, for the same page once more."""
+    kept = request.form.get("kept")
+    return {} if kept is None else {"kept": kept, "target": own_path(request.args.get("next", ""))}
+
+
+def _kept_fields() -> dict[str, str] | None:
+    """The fields of the form that was sent without a session, if one was."""
+    try:
+        typed = json.loads(request.form.get("kept", ""))
+    except (ValueError, RecursionError):
+        return None
+    return {str(name): str(text) for name, text in typed.items()} if isinstance(typed, dict) else None
 
 
 def is_allowed(user: User | None, name: str, password: str) -> bool:

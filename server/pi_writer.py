@@ -24,6 +24,7 @@ CONNECT_TIMEOUT = 3.0  # s
 READ_TIMEOUT = 8.0  # s: somebody sits before the page
 ASK_TIMEOUT = 1.5  # s, twice: what a page may wait for the answer whether this server may write
 LARGEST_ANSWER = 2**20  # bytes
+FACTS = ("field", "present", "outcome", "written")  # of a refusal, as the Pi tells them
 IDLE = 4  # sessions that are kept
 KNOWN_FOR = {True: 60.0, False: 10.0, None: 10.0}  # s for which an answer, or that there was none, counts
 
@@ -73,7 +74,7 @@ class PiWriter:
             reply = self._ask(method, path, (CONNECT_TIMEOUT, READ_TIMEOUT), headers=headers, data=data)
             written = Written(reply, Position.parse(str(reply.get("position"))))
         except (errors.Forbidden, errors.Unauthorized):
-            self._learn(False)
+            self._known_until = 0.0  # it is asked for anew
             raise
         except (BrokenFrame, BadRequest) as exc:
             if isinstance(exc, BadRequest) and "status" in exc.facts:
@@ -116,8 +117,11 @@ class PiWriter:
                 session.close()
                 if not used or not isinstance(innermost(exc), ConnectionError):
                     raise
-                # The Pi had closed the connection, as it does when it restarts: once more, over a new one.
+                first = bool(exc.facts.get("sent"))
+            try:  # the Pi had closed the connection, as it does when it restarts: once more, over a new one
                 return self._answer(session, method, path, timeout, **more)
+            except Unreachable as exc:
+                raise Unreachable(exc.message, sent=first or exc.facts.get("sent")) from exc
 
     def _answer(self, session: requests.Session, method: str, path: str, timeout: tuple[float, float], **more: Any) -> dict[str, Any]:
         try:
@@ -135,7 +139,8 @@ class PiWriter:
             facts = reply if isinstance(reply, dict) else {}
             message = str(facts.get("message") or f"{self.host} answered HTTP {status}")
             kind = ANSWERS.get(status, Unreachable)
-            raise kind(message, **{**{n: v for n, v in facts.items() if n != "message"}, "status": status, "sent": status >= 500})
+            known = {name: facts[name] for name in FACTS if name in facts}
+            raise kind(message, **known, status=status, sent=status >= 500 and known.get("written") is not False)
         if not isinstance(reply, dict):
             raise BrokenFrame(f"HTTP {status} without a JSON object")
         return reply

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import re
+import socket
 from typing import Any
 
 import requests
 from farm_processes import PASSWORD, USER, Farm, eventually
+
+
+def kill_pi(farm: Farm) -> None:
+    """A power cut at the Pi; from then on nobody listens there, not even a worker that is about to die."""
+    port = int(str(farm.pi.settings["PI_PORT"]))
+    farm.pi.kill9()
+
+    def refuses() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+    eventually(refuses)
 
 
 class Desk:
@@ -55,10 +69,28 @@ class Filled:
         """What the server answers to the form with these texts typed into it; lines end as browsers send them."""
         assert set(typed) <= set(self.values), (typed, self.values)
         self.values |= {name: str(text) for name, text in typed.items()}
-        data = {name: text.replace("\n", "\r\n") for name, text in self.values.items()}
+        data = {name: text.replace("\r\n", "\n").replace("\n", "\r\n") for name, text in self.values.items()}
         url = self.desk.farm.server.url + self.path
         return self.desk.browser.post(url, data=data, allow_redirects=False, timeout=60)
 
     def again(self, answer: requests.Response) -> Filled:
         """The form that came back instead of a redirect."""
         return Filled(self.desk, self.path, answer.text)
+
+
+def flashed(desk: Desk, path: str = "/office/pens") -> str:
+    """What the next page says."""
+    found = re.findall(r'<p class="notice" role="status">(.*?)</p>', desk.get(path).text, re.DOTALL)
+    return html.unescape(" ".join(found))
+
+
+def wrong(text: str, field: str = "") -> str:
+    """The sentence with which a form came back, or the one at a field, to which the field is tied."""
+    text = html.unescape(text)
+    if field:
+        tag = re.search(rf'<[^>]* name="{field}"[^>]*>', text)
+        assert tag and f"error-{field}" in tag[0] and 'aria-invalid="true"' in tag[0], text
+        [found] = re.findall(rf'id="error-{field}">(.*?)</p>', text, re.DOTALL)
+        return found
+    [found] = re.findall(r'role="alert" id="refusal"[^>]*>(.*?)</p>', text, re.DOTALL)
+    return found

@@ -77,7 +77,7 @@ class PushingPi:
     def _connected(self, _auth: object = None) -> None:
         self.handshakes.append((request.url, dict(request.headers)))
         role = self.keys.role_of(request.headers.get("X-API-Key", "")) if not self.refusal else None
-        if role is None or role.role != "replica":
+        if role is None or not role.may("replica"):
             raise ConnectionRefusedError(self.refusal or "a key of a replica is needed")
         self.asked.clear()
         self.sids.append(request.sid)  # type: ignore[attr-defined]

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from office_farm import PASSWORD, make_replica
-from office_pages import Office, make_office, sign_in
 
 from changelog.errors import TooMany
 from changelog.node import access
+from changelog.node.settings import Settings
 from server import lockout, login
+from server.app import create_app
 from server.lockout import BURST, PER_SECOND, Failures
+from server.replica import Replica
+from server.state import SyncState
+from server.store import Store
 
 
 class Clock:
@@ -109,19 +116,31 @@ def test_memory_is_bounded_however_many_names_and_addresses_come(failures: Failu
 
 
 @pytest.fixture
-def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Office]:
+def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Flask]:
+    """An office without a Pi, with the users admin and user."""
     make_replica(tmp_path / "replica.db").close()
     monkeypatch.setattr(login, "failures", Failures(clock))
-    yield make_office(tmp_path, is_server_ui=False)
+    settings = Settings(data_dir=tmp_path, is_server_ui=False)
+    replica, store = Replica(settings.replica_db), Store(settings.server_db)
+    yield create_app(settings, replica, store, SyncState(settings.stale_after, "pages-only"), None)
+    replica.release()
+    store.close()
 
 
-def at(office: Office, address: str) -> FlaskClient:
-    client = office.app.test_client()
+def at(office: Flask, address: str) -> FlaskClient:
+    """Somebody at this address."""
+    client = office.test_client()
     client.environ_base |= {"REMOTE_ADDR": address}
     return client
 
 
-def test_the_login_says_how_long_to_wait_and_keeps_the_name_and_a_right_password_opens_afterwards(office: Office, clock: Clock) -> None:
+def sign_in(client: FlaskClient, name: str, password: str) -> Any:
+    """What the login answers."""
+    token = re.findall(r'name="csrf_token" value="([^"]+)"', client.get("/office/login").text)[0]
+    return client.post("/office/login", data={"username": name, "password": password, "csrf_token": token})
+
+
+def test_the_login_says_how_long_to_wait_and_keeps_the_name_and_a_right_password_opens_afterwards(office: Flask, clock: Clock) -> None:
     client = at(office, "192.0.2.7")
     for _ in range(BURST + 1):
         assert sign_in(client, "admin", "a guess").status_code == 401
@@ -134,7 +153,7 @@ def test_the_login_says_how_long_to_wait_and_keeps_the_name_and_a_right_password
     assert sign_in(client, "admin", PASSWORD).status_code == 302
 
 
-def test_an_attack_on_a_name_from_everywhere_leaves_its_owner_in(office: Office) -> None:
+def test_an_attack_on_a_name_from_everywhere_leaves_its_owner_in(office: Flask) -> None:
     assert sign_in(at(office, "192.0.2.7"), "admin", PASSWORD).status_code == 302
     for number in range(BURST + 1):
         assert sign_in(at(office, f"198.51.100.{number}"), "admin", "a guess").status_code == 401
@@ -143,7 +162,7 @@ def test_an_attack_on_a_name_from_everywhere_leaves_its_owner_in(office: Office)
     assert sign_in(at(office, "198.51.100.200"), "user", PASSWORD).status_code == 302
 
 
-def test_a_name_that_nobody_has_is_counted_alike(office: Office) -> None:
+def test_a_name_that_nobody_has_is_counted_alike(office: Flask) -> None:
     for number in range(BURST + 1):
         assert sign_in(at(office, f"198.51.100.{number}"), "nobody", "a guess").status_code == 401
     assert sign_in(at(office, "198.51.100.200"), "nobody", "a guess").status_code == 429

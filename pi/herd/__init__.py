@@ -24,7 +24,7 @@ from pi.herd.payloads import (
 )
 from pi.herd.pens import add_pen, change_pen, delete_pen
 from pi.herd.rows import utc_now
-from pi.herd.users import add_user, remove_user, set_active, set_password, set_role
+from pi.herd.users import add_user, change_user, find_user, remove_user, require_admin, set_password
 
 __all__ = [
     "STATUSES",
@@ -37,9 +37,11 @@ __all__ = [
     "change_animal",
     "change_batch",
     "change_pen",
+    "change_user",
     "delete_animal",
     "delete_batch",
     "delete_pen",
+    "find_user",
     "move_animal",
     "pair_tags",
     "process_payload",
@@ -47,9 +49,8 @@ __all__ = [
     "receive",
     "record_weight",
     "remove_user",
-    "set_active",
+    "require_admin",
     "set_password",
-    "set_role",
     "store_payload",
     "utc_now",
 ]

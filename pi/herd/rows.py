@@ -41,6 +41,7 @@ ANIMALS = Kind(
         "induction_date", "created_at", "updated_at",
     ),
 )  # fmt: skip
+USERS = Kind("users", "user", "username", ("id", "username", "role", "is_active", "created_at", "updated_at"))  # never the hash
 
 
 def utc_now() -> str:

@@ -27,7 +27,7 @@ from pi.write_api import batches, cattle, pens, users
 from pi.write_api.callers import caller
 from pi.writer import Job, Writer
 
-FACTS = ("field", "present", "outcome", "pen", "capacity", "animals", "animal")  # of errors, for the caller
+FACTS = ("field", "present", "outcome", "written", "pen", "capacity", "animals", "animal")  # of errors, for the caller
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 

@@ -13,7 +13,7 @@ from flask import g, request
 from changelog.errors import BadRequest
 from changelog.node.access import json_body
 
-BODY = 65_536  # bytes of a request
+BODY = 131_072  # bytes of a request: the longest notes, and those that were seen
 EXPECTED = "expected"  # the member that holds what the caller saw
 LONGEST_NOTES = 10_000  # characters
 

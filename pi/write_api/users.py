@@ -1,8 +1,9 @@
-"""/api/users: a person's own new password, from an office. All else about users is done by command on the Pi."""
+"""/api/users, for offices: a person's own new password, and what admins do with users."""
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import apsw
@@ -10,10 +11,12 @@ from flask import Blueprint, g
 
 from changelog.errors import BadRequest, Forbidden
 from pi import herd
+from pi.herd.users import ROLES
 from pi.keys import OFFICE
-from pi.write_api.bodies import Body, read_change
-from pi.write_api.callers import caller
-from pi.write_api.routes import Write
+from pi.write_api.bodies import Body, Check, checked, read_body, read_change, text, whole
+from pi.write_api.callers import LONGEST_NAME, caller
+from pi.write_api.routes import ROW_ID, Write
+from pi.writer import Job
 
 # As werkzeug's generate_password_hash writes it: scrypt:N:r:p$salt$64 bytes in hex.
 _HASH = re.compile(r"scrypt:(\d{1,7}):(\d{1,2}):(\d{1,2})\$[A-Za-z0-9]{8,64}\$[0-9a-f]{128}", re.ASCII)
@@ -21,13 +24,11 @@ _MEMORY = (2**24, 2**27)  # bytes that a check may take (128 * N * r): not less 
 
 
 def add_routes(routes: Blueprint, write: Write) -> None:
-    """Change a password."""
+    """Change a password, make a user, change one."""
 
     @routes.post("/users/<name>/password")
     def set_password(name: str) -> Any:
-        if g.key.role != OFFICE:
-            raise Forbidden(f"the key {g.key.name!r} has the role {g.key.role}; this needs {OFFICE}")
-        if caller().actor != f"{OFFICE}:{name}":
+        if _person() != name:
             raise Forbidden("people change their own password here: X-Actor must name the user")
         change, expected = read_change({"password_hash": password_hash})
         seen = (expected or {}).get("password_hash")
@@ -37,9 +38,31 @@ def add_routes(routes: Blueprint, write: Write) -> None:
 
         def job(db: apsw.Connection) -> dict[str, Any]:
             herd.set_password(db, name, change["password_hash"], now, seen)
-            return {"username": name, "updated_at": now}
+            return herd.find_user(db, name)
 
         return write("user", job)
+
+    @routes.post("/users")
+    def add_user() -> Any:
+        person = _person()
+        checks: dict[str, Check] = {"username": text(LONGEST_NAME, needed=True), "password_hash": password_hash, "role": role}
+        user = checked(read_body(*checks), checks, required=tuple(checks))
+        return write("user", _by_admin(person, partial(herd.add_user, **user, now=herd.utc_now())), 201)
+
+    @routes.patch(f"/users/<{ROW_ID}:user_id>")
+    def change_user(user_id: int) -> Any:
+        person = _person()
+        changes, expected = read_change({"role": role, "is_active": whole(0, 1, "")})
+        job = partial(herd.change_user, user_id=user_id, changes=changes, expected=expected, now=herd.utc_now())
+        return write("user", _by_admin(person, job))
+
+
+def role(body: Body, name: str) -> str:
+    """The role of a user. Raises BadRequest."""
+    value = body.get(name)
+    if not isinstance(value, str) or value not in ROLES:
+        raise BadRequest(f"{name} must be one of {', '.join(ROLES)}", field=name)
+    return value
 
 
 def password_hash(body: Body, name: str) -> str:
@@ -52,3 +75,23 @@ def password_hash(body: Body, name: str) -> str:
     if cost & (cost - 1) or not _MEMORY[0] <= 128 * cost * block <= _MEMORY[1] or not 1 <= parallel <= 4:
         raise BadRequest(f"{name} has parameters of scrypt that are not taken here: leave werkzeug's own", field=name)
     return str(value)
+
+
+def _person() -> str | None:
+    """For whom an office asks. Raises Forbidden for other keys."""
+    if g.key.role != OFFICE:
+        raise Forbidden(f"the key {g.key.name!r} has the role {g.key.role}; this needs {OFFICE}")
+    asking = caller()
+    return asking.who if asking.actor.startswith(f"{OFFICE}:") else None
+
+
+def _by_admin(person: str | None, job: Job[dict[str, Any]]) -> Job[dict[str, Any]]:
+    """`job`, if `person` is an admin: the Pi's own users tell. Raises Forbidden."""
+    if person is None:
+        raise Forbidden("X-Actor must name the admin who asks")
+
+    def guarded(db: apsw.Connection) -> dict[str, Any]:
+        herd.require_admin(db, person)
+        return job(db)
+
+    return guarded

@@ -21,8 +21,24 @@ from server.pi_writer import Written
 SHORTEST = 8  # characters
 
 
+class PasswordForm(Form):
+    """A form with passwords in it, which are taken as they were typed, spaces and all."""
+
+    def _parsed(self, typed: Typed, fields: Sequence[Field]) -> dict[str, Any]:
+        typed.texts |= {f.name: request.form.get(f.name, "") for f in fields if f.kind == "password"}
+        return super()._parsed(typed, fields)
+
+
+def check_new(typed: Typed, values: dict[str, Any]) -> None:
+    """Note what is wrong with the values of `new` and `again`."""
+    if len(values["new"]) < SHORTEST:
+        typed.errors["new"] = f"A password has at least {SHORTEST} characters."
+    elif values["new"] != values["again"]:
+        typed.errors["again"] = "This is not the same as the new password."
+
+
 @form_page("/office/account/password", "change_password")
-class ChangePassword(Form):
+class ChangePassword(PasswordForm):
     """Change the password of who is signed in."""
 
     heading, button, guarded = "Change your password", "Change the password", False
@@ -40,11 +56,8 @@ class ChangePassword(Form):
 
     def check(self, typed: Typed, values: dict[str, Any]) -> None:
         """The old one fits, and the new one is one. Raises TooMany for who guesses."""
-        if len(values["new"]) < SHORTEST:
-            typed.errors["new"] = f"A password has at least {SHORTEST} characters."
-        elif values["new"] != values["again"]:
-            typed.errors["again"] = "This is not the same as the new password."
-        elif not is_allowed(g.user, g.user.username, values["old"]):
+        check_new(typed, values)
+        if not typed.errors and not is_allowed(g.user, g.user.username, values["old"]):
             typed.errors["old"] = "This is not your password."
 
     def request(self, values: dict[str, Any]) -> Request:
@@ -69,8 +82,3 @@ class ChangePassword(Form):
     def done(self, reply: dict[str, Any]) -> tuple[str, str]:
         """At the first page."""
         return self.back[0], "Your password was changed. Your other sessions have ended."
-
-    def _parsed(self, typed: Typed, fields: Sequence[Field]) -> dict[str, Any]:
-        """As they were typed, spaces and all."""
-        typed.texts = {f.name: request.form.get(f.name, "") for f in fields}
-        return super()._parsed(typed, fields)

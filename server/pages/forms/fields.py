@@ -110,6 +110,20 @@ class Choice(Field):
         return int(text) if text else None
 
 
+@dataclass(frozen=True)
+class OneOf(Field):
+    """One of some words."""
+
+    kind: Kind = "select"
+    required: bool = True
+
+    def parse(self, text: str) -> Any:
+        """The word."""
+        if text not in [value for value, _ in self.choices]:
+            raise ValueError(f"{self.label}: choose one of {', '.join(shown for _, shown in self.choices)}.")
+        return text
+
+
 @dataclass
 class Typed:
     """What somebody typed into a form, what they saw in it before, and what is wrong with it."""

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import apsw
 from flask import flash, g, redirect, render_template, request, url_for
 
-from changelog.errors import DroverError, Forbidden, NotFound, TooMany, Unauthorized, Unavailable, Unreachable
-from server.login import signed_in
+from changelog.errors import DroverError, Forbidden, NotFound
+from server.login import keeping, sign_in_again, signed_in
 from server.office import office
 from server.pages.forms.fields import Field, Typed, changed, plain
+from server.pages.forms.words import in_words, why_closed
 from server.pages.routes import pages
 from server.paging import rows_of
 from server.pi_writer import Written
@@ -28,16 +29,6 @@ from server.replica import FileGone
 
 PATIENCE = 3.0  # s that a page waits for its change to come back
 JSON_SAFE = (str, int, float, type(None))  # values that a form can remember
-
-NO_SYNC = (
-    "This server shows pages only (IS_SERVER_UI=False): nothing can be written from here."
-    " Open the office of the server that follows the Pi."
-)
-READ_ONLY = (
-    "This server's key may not write, so its office only reads. On the Pi, make a key that may: python -m pi key add NAME --role office,"
-    " and set PI_API_KEY to it in the server's .env."
-)
-UNKNOWN_KEY = "The Pi does not know this server's key (PI_API_KEY). On the Pi: python -m pi key add NAME --role office"
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -94,6 +85,8 @@ class Form:
         typed = Typed({f.name: plain(request.form.get(f.name, "")) for f in self.fields}, self._seen_then())
         given = request.form.get("key", "")
         key = given if _KEY.fullmatch(given) else secrets.token_hex(16)
+        if "resume" in request.form:  # typed before the session ended, and not yet sent in this one
+            return self.page(typed, key=key)
         if why_closed() is not None:
             return self.page(typed, status=Forbidden.status, key=key)
         wanted = changed(self.fields, typed, self.row)
@@ -113,6 +106,11 @@ class Form:
         except DroverError as exc:
             return self._refused(exc, typed, key)
         return self._shown(written)
+
+    def kept(self) -> dict[str, str]:
+        """What of this request may be shown again after another login: all but passwords. Some forms know their fields only later."""
+        secret = {f.name for f in self.fields if f.kind == "password"}
+        return {name: text for name, text in request.form.items() if name not in secret}
 
     def write(self, asked: Request, key: str) -> Written:
         """Ask the Pi. Raises what it refuses with, and Unreachable."""
@@ -174,10 +172,11 @@ def form_page(rule: str, endpoint: str) -> Callable[[type[Form]], type[Form]]:
             except FileGone:
                 elsewhere = _load(form=form)  # nothing was written yet: once more, from the copy that replaces it
             if elsewhere is not None:
-                return elsewhere
+                return sign_in_again(form.kept()) if request.method == "POST" else elsewhere
             # Outside the snapshot, which must not be held while the page waits for the next one.
             return form.send() if request.method == "POST" else form.page()
 
+        keeping.add(f"{pages.name}.{endpoint}")
         pages.add_url_rule(rule, endpoint, view, methods=["GET", "POST"])
         return kind
 
@@ -195,30 +194,6 @@ def row_or_404(db: apsw.Connection, sql: str, number: int, noun: str) -> dict[st
     if not found:
         raise NotFound(f"There is no such {noun}: it may have been removed on the Pi.")
     return vars(found[0])
-
-
-def why_closed() -> str | None:
-    """Why nothing can be written from here, in words, or None where something can, or nobody knows."""
-    writer = office().writer
-    if writer is None:
-        return NO_SYNC
-    return READ_ONLY if writer.may_write() is False else None
-
-
-def in_words(exc: DroverError) -> str:
-    """What the Pi, or the way there, said to a write, as sentences for the page."""
-    if isinstance(exc, Unauthorized):
-        return UNKNOWN_KEY
-    if isinstance(exc, Forbidden):
-        return READ_ONLY
-    said = f"{exc.message[:1].upper()}{exc.message[1:]}".rstrip(".") + "."
-    if isinstance(exc, Unreachable | Unavailable):
-        if exc.facts.get("sent"):
-            return f"{said} It may be written or not: send it again, it is not written twice. All that you typed is still here."
-        return f"{said} Nothing was written. All that you typed is still here: send it again when the Pi is back."
-    if isinstance(exc, TooMany):
-        return f"{said} Nothing was written."
-    return said
 
 
 def animals_page(number: int) -> str:

@@ -1,0 +1,76 @@
+"""Forms for admins: a new user, and what a user may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+from flask import url_for
+from werkzeug.security import generate_password_hash
+
+from server.pages.forms.account import PasswordForm, check_new
+from server.pages.forms.fields import Field, OneOf, Typed
+from server.pages.forms.form import Form, Request, form_page, row_or_404
+from server.pages.routes import ROW_ID
+from server.pages.users import require_admin
+
+ROLES = (("user", "user"), ("admin", "admin"))
+ROLE = OneOf("role", "Role", "An admin makes users, and may fetch a fresh copy of the farm.", choices=ROLES)
+
+
+@form_page("/office/users/new", "new_user")
+class NewUser(PasswordForm):
+    """Make a user."""
+
+    heading, button, guarded = "New user", "Make the user", False
+    fields = (
+        Field("username", "User name", required=True, longest=80),
+        ROLE,
+        Field("new", "Password", "At least 8 characters.", True, 1_000, "password", autocomplete="new-password"),
+        Field("again", "Password again", required=True, kind="password", longest=1_000, autocomplete="new-password"),
+    )
+
+    def load(self, db: apsw.Connection) -> None:
+        """There is nothing yet. Raises Forbidden."""
+        require_admin()
+        self.back = url_for("pages.users"), "Users"
+
+    def check(self, typed: Typed, values: dict[str, Any]) -> None:
+        """The password is one."""
+        check_new(typed, values)
+
+    def request(self, values: dict[str, Any]) -> Request:
+        """With the hash of the password."""
+        hashed = generate_password_hash(values["new"], method="scrypt")
+        return Request("POST", "/users", {"username": values["username"], "role": values["role"], "password_hash": hashed})
+
+    def done(self, reply: dict[str, Any]) -> tuple[str, str]:
+        """Among the users."""
+        return self.back[0], f"User {reply['user']['username']} was made."
+
+
+@form_page(f"/office/users/<{ROW_ID}:number>/edit", "edit_user")
+class EditUser(Form):
+    """Say what a user may."""
+
+    fields = (ROLE, OneOf("is_active", "May sign in", choices=(("1", "yes"), ("0", "no"))))
+    sentence = "A change ends the sessions of this user."
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def load(self, db: apsw.Connection) -> None:
+        """The user. Raises Forbidden and NotFound."""
+        require_admin()
+        self.row = row_or_404(db, "SELECT id, username, role, is_active FROM users WHERE id=?", self.number, "user")
+        self.heading = f"User {self.row['username']}"
+        self.back = url_for("pages.users"), "Users"
+
+    def request(self, values: dict[str, Any]) -> Request:
+        """What was changed."""
+        body = {name: int(value) if name == "is_active" else value for name, value in values.items()}
+        return Request("PATCH", f"/users/{self.number}", body)
+
+    def done(self, reply: dict[str, Any]) -> tuple[str, str]:
+        """Among the users."""
+        return self.back[0], f"User {reply['user']['username']} was changed."
