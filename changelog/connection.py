@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import apsw
 
@@ -66,20 +67,25 @@ def connect(
     scratch: bool = False,
     checkpoints: bool = False,
     foreign_keys: bool = False,
+    immutable: bool = False,
     patience: int = BUSY_TIMEOUT,
 ) -> apsw.Connection:
     """Open `path` by our rules and return the apsw connection.
 
     `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `scratch` is for a file that nobody else knows and that a
     crash may ruin: no journal, no syncs; `checkpoints` makes this connection the file's checkpointer; `foreign_keys` enforces them;
+    `immutable` reads a file that nobody writes to meanwhile, without locks and without making a -wal or -shm beside it;
     `patience` is how many ms a statement waits for somebody's lock, the first one here included.
     Raises DamagedFile when the file is missing or is not a database.
     """
+    name, readonly = os.fspath(path), readonly or immutable
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
     if create:
         flags |= apsw.SQLITE_OPEN_CREATE
+    if immutable:
+        name, flags = f"file:{quote(os.path.abspath(name))}?immutable=1", flags | apsw.SQLITE_OPEN_URI
     try:
-        db = Connection(os.fspath(path), flags=flags)
+        db = Connection(name, flags=flags)
     except (apsw.CantOpenError, apsw.IOError) as exc:
         reason = "is missing" if not Path(path).exists() else "cannot be opened"
         raise DamagedFile(f"{path} {reason}", path=str(path)) from exc
