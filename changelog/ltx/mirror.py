@@ -22,7 +22,7 @@ from changelog.connection import sync_path
 from changelog.errors import DamagedObject, NotFound
 from changelog.ltx.fetch import decoded, fetched
 from changelog.ltx.header import Header, damaged
-from changelog.ltx.plan import list_all, plan
+from changelog.ltx.plan import choose, list_all
 from changelog.ltx.restore import restore
 from changelog.ltx.store.names import LEVELS, SNAPSHOTS, Name, Store, Stored
 
@@ -46,7 +46,8 @@ class Holding:
     pages: int
     page_size: int  # bytes
     timestamp_ms: int  # since 1970, by the primary's clock
-    seen: str  # by what the newest file of level 0 is known again: where another stands under its name, another database is shipped there
+    seen: str  # by what the newest file of level 0 is known again: another one under its name is of another database
+    anchor: str  # the same of the newest snapshot, when this was restored
 
     @property
     def whole(self) -> bool:
@@ -114,21 +115,23 @@ class Mirror:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.forget()
         sync_path(self.path.parent)
+        snapshots = self._store.list(SNAPSHOTS)
         got = restore(self._store, self.path, force=True)
         pages = got.size // got.page_size
         seen = _seen(self._store.list(0, got.txid - 1), got.txid)
-        self._write(Holding(self._store.url, got.txid, got.txid, pages, got.page_size, got.timestamp_ms, seen))
+        anchor = _identity(snapshots[-1]) if snapshots else ""
+        self._write(Holding(self._store.url, got.txid, got.txid, pages, got.page_size, got.timestamp_ms, seen, anchor))
         logger.info("mirror restored txid=%d files=%d bytes=%d reason=%s", got.txid, got.files, got.read, reason)
         return True
 
     def _newer(self, holding: Holding) -> tuple[list[Stored], str]:
         """The files that lead on, oldest first, and by what the newest is known again. One request, as long as nothing was missed."""
-        listed = self._store.list(0, holding.txid - 1)  # with our newest, which level 0 keeps until there is a newer one
+        listed = self._store.list(0, holding.txid - 1)  # with our newest, which stays there until there is a newer one
         seen = _seen(listed, holding.txid)
-        if holding.seen and seen and seen != holding.seen:
+        if seen and holding.seen and seen != holding.seen:
             raise Gap("another database is shipped to the same place now")
         files, whole = _chain(listed, holding.txid)
-        if not whole or (not files and not seen):
+        if not seen or not whole:
             files = self._compacted(holding)
         reached = files[-1].name.max_txid if files else holding.txid
         if reached < holding.target:
@@ -136,15 +139,15 @@ class Mirror:
         return files, _seen(listed, reached)
 
     def _compacted(self, holding: Holding) -> list[Stored]:
-        """The same from all levels, where level 0 does not reach back to us. Raises Gap where they do not either, or a snapshot is nearer."""
+        """The same from all levels, where level 0 does not reach back to us. Raises Gap where they do not, or a restore is nearer."""
         levels = list_all(self._store)
+        if holding.seen and holding.anchor not in map(_identity, levels[SNAPSHOTS]):
+            raise Gap("nothing is there any more by which the store is known again")
         newest = max((file.name.max_txid for files in levels.values() for file in files), default=0)
-        if newest < holding.txid:
-            raise Gap(f"the store ends at transaction {newest:016x}, before the {holding.txid:016x} that is here")
         files, whole = _chain([file for level in LEVELS if level != SNAPSHOTS for file in levels[level]], holding.txid)
-        if not whole or (files[-1].name.max_txid if files else holding.txid) < newest:
-            raise Gap(f"nothing leads on from transaction {holding.txid:016x}")
-        if sum(file.size for file in files) > sum(file.size for file in plan(self._store)):
+        if newest < holding.txid or not whole or (files[-1].name.max_txid if files else holding.txid) < newest:
+            raise Gap(f"nothing leads from transaction {holding.txid:016x} to {newest:016x}, the newest there")
+        if sum(file.size for file in files) > sum(file.size for file in choose(levels, None, None, self._store.url)):
             raise Gap("a restore has less to fetch")
         return files
 
@@ -166,7 +169,8 @@ class Mirror:
             os.close(fd)
         assert header is not None
         reached = header.max_txid
-        self._write(Holding(self._store.url, reached, reached, pages, header.page_size, header.timestamp_ms, seen))
+        now = replace(holding, txid=reached, target=reached, pages=pages, timestamp_ms=header.timestamp_ms, seen=seen)
+        self._write(now)
         logger.debug("mirror advanced txid=%d files=%d", reached, len(files))
 
     def _write(self, holding: Holding) -> None:
@@ -216,4 +220,8 @@ def _chain(files: Sequence[Stored], txid: int) -> tuple[list[Stored], bool]:
 def _seen(listed: Sequence[Stored], txid: int) -> str:
     """By what the file of level 0 that ends with `txid` is known again; "" where it is not there."""
     name = Name(0, txid, txid)
-    return next((f"{file.size}/{file.modified_ms}" for file in listed if file.name == name), "")
+    return next((_identity(file) for file in listed if file.name == name), "")
+
+
+def _identity(file: Stored) -> str:
+    return f"{file.name}/{file.size}/{file.modified_ms}"

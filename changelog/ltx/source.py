@@ -12,7 +12,7 @@ from typing import Literal
 
 import apsw
 
-from changelog.connection import connect
+from changelog.connection import connect, one
 from changelog.errors import DamagedFile, HistoryTrimmed, PositionMismatch, Unavailable
 from changelog.install import schema_moved
 from changelog.ltx.mirror import Holding, Mirror
@@ -23,7 +23,7 @@ from changelog.rescue.common import nonce_at
 from changelog.values import Value
 from changelog.wire import Header, Page, decode_frame, encode_frame
 
-Standing = Literal["ahead", "same", "behind", "anew", "forked", "stranger"]
+Standing = Literal["ahead", "same", "behind", "anew", "rewound", "forked", "stranger"]
 
 BROKEN = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)
 
@@ -33,6 +33,10 @@ class BucketSource:
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
+
+    def forget(self) -> None:
+        """What was replayed from here met a surprise: the next `refresh` restores the mirror anew."""
+        self._mirror.forget()
 
     @property
     def holding(self) -> Holding | None:
@@ -44,7 +48,7 @@ class BucketSource:
         return self._mirror.advance()
 
     @contextmanager
-    def read(self) -> Iterator[apsw.Connection]:
+    def snapshot(self) -> Iterator[apsw.Connection]:
         """The primary as it was when the newest file was shipped.
 
         Raises NotAPrimary where it keeps no log, Unavailable where somebody had just changed its schema and the log did not know it yet.
@@ -67,18 +71,18 @@ class BucketSource:
 
     def head(self) -> Position:
         """The position of the newest change."""
-        with self.read() as db:
+        with self.snapshot() as db:
             return Position.of_head(db)
 
     def epochs(self) -> list[str]:
         """Its epoch, and then those that it descends from."""
-        with self.read() as db:
+        with self.snapshot() as db:
             return [epoch_of(db), *ancestors_of(db)]
 
     @contextmanager
     def frame(self, after: Position) -> Iterator[tuple[Header, Iterator[Page]]]:
         """The frame that leads a replica at `after` to the newest commit. Raises PositionMismatch, HistoryTrimmed."""
-        with self.read() as db:
+        with self.snapshot() as db:
             header = frame_header(db, after)
             yield decode_frame(encode_frame(header, _rows(db, header)))
 
@@ -89,16 +93,16 @@ class BucketSource:
 
     def copy_to(self, target: Path) -> int:
         """Write a snapshot to a new file; returns its size in bytes."""
-        with self.read():  # else a file that nobody may install
+        with self.snapshot():  # else a file that nobody may install
             return self._mirror.copy_to(target)
 
     def standing(self, replica: apsw.Connection) -> Standing:
         """How the store relates to a replica: a store is late by nature, and what it holds may be older than what was pulled.
 
-        `behind`: the replica has all of it already. `anew`: a new epoch that descends from the replica's. `forked`: the same epoch, with
-        other changes under the same seqs. `stranger`: nothing in common.
+        `behind`: the replica has all of it already. `anew`: a new epoch that descends from the replica's. `rewound`: the same epoch with
+        other, later changes under the same seqs; `forked`: with earlier ones. `stranger`: nothing in common.
         """
-        with self.read() as image:
+        with self.snapshot() as image:
             return _standing(replica, image)
 
 
@@ -113,9 +117,16 @@ def _standing(replica: apsw.Connection, image: apsw.Connection) -> Standing:
             return "behind"  # a life of the primary that ended
         if theirs.epoch == ours.epoch:
             known = nonce_at(replica, theirs.seq)
-            return "behind" if theirs.seq < ours.seq and known in (None, theirs.check) else "forked"
+            if theirs.seq < ours.seq and known in (None, theirs.check):
+                return "behind"
+            return "rewound" if _written_at(image, theirs) > _written_at(replica, ours) else "forked"
         return "anew" if exc.facts.get("descends") else "stranger"
     return "same" if theirs == ours else "ahead"
+
+
+def _written_at(db: apsw.Connection, position: Position) -> str:
+    """When the change at a position was made, by the primary's clock."""
+    return str(one(db, "SELECT at FROM changelog WHERE seq=?", (position.seq,)) or "")
 
 
 def _rows(db: apsw.Connection, header: Header) -> Iterator[tuple[Value, ...]]:

@@ -68,6 +68,15 @@ def _level(text: str) -> str:
     return text.upper()
 
 
+def _one_of(*allowed: str) -> Parse:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+        return text.lower()
+
+    return parse
+
+
 def _path(text: str) -> Path:
     if "\x00" in text:
         raise ValueError("a path")
@@ -84,6 +93,7 @@ Interval = Annotated[float, _seconds(0.1, 3600)]
 Lag = Annotated[float, _seconds(1, 86_400)]
 Clock = Annotated[str, _text("a time of day in UTC such as 03:30", r"([01][0-9]|2[0-3]):[0-5][0-9]")]
 Level = Annotated[str, _level]
+Follow = Annotated[str, _one_of("auto", "pi", "bucket")]
 FilePath = Annotated[Path, _path]
 OptionalPath = Annotated[Path | None, _path]
 Name = Annotated[str, _text("text without spaces", r"\S+")]
@@ -131,6 +141,7 @@ class Settings:
     use_ssl_for_pi: Flag = True
     use_self_signed_cert: Flag = True  # True: exactly PI_CERT is trusted; False: the system's CAs and the host name
     is_server_ui: Flag = True  # False: pages only, no sync
+    follow: Follow = "auto"  # auto: the Pi, and the bucket (if one is set) while it cannot be reached; pi or bucket: that one alone
     db_sync_interval: Interval = 10  # s between pulls when no push comes
     stale_after: Lag = 0  # s without contact; default 3 x DB_SYNC_INTERVAL, at least 30
     ready_max_lag: Lag = 60  # s of lag at which /readyz says no
@@ -141,6 +152,8 @@ class Settings:
         """Fill in what follows from other settings."""
         if self.pi_cert == _UNSET:
             object.__setattr__(self, "pi_cert", self.data_dir / "pi-cert.pem")
+        if self.follow == "bucket" and not self.litestream_bucket:
+            raise ConfigError("FOLLOW=bucket needs LITESTREAM_BUCKET: there is no bucket to follow")
         if not self.stale_after:
             object.__setattr__(self, "stale_after", max(STALE_LEAST, 3 * self.db_sync_interval))
 
@@ -188,6 +201,19 @@ class Settings:
     def server_db(self) -> Path:
         """The server's own database: sync history, tokens, settings."""
         return self.data_dir / "server.db"
+
+    @property
+    def mirror_db(self) -> Path:
+        """The server's private copy of what is shipped to the bucket, page for page."""
+        return self.data_dir / "bucket" / "mirror.db"
+
+    @property
+    def bucket_url(self) -> str:
+        """Where the Pi ships to, and the server may follow: an S3 bucket, or a folder where LITESTREAM_BUCKET is a path. "" if nowhere."""
+        bucket, path = self.litestream_bucket, self.litestream_path.strip("/")
+        if not bucket or bucket.startswith(("/", ".")):
+            return f"{bucket}/{path}".rstrip("/")
+        return f"s3://{bucket}/{path}".rstrip("/")
 
     @property
     def pi_key(self) -> Path:
