@@ -66,13 +66,15 @@ def connect(
     scratch: bool = False,
     checkpoints: bool = False,
     foreign_keys: bool = False,
+    leaves_wal: bool = False,
     patience: int = BUSY_TIMEOUT,
 ) -> apsw.Connection:
     """Open `path` by our rules and return the apsw connection.
 
     `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `scratch` is for a file that nobody else knows and that a
     crash may ruin: no journal, no syncs; `checkpoints` makes this connection the file's checkpointer; `foreign_keys` enforces them;
-    `patience` is how many ms a statement waits for somebody's lock, the first one here included.
+    `leaves_wal`: when this is the last connection to close, the -wal is neither moved into the file nor removed; `patience` is how many
+    ms a statement waits for somebody's lock, the first one here included.
     Raises DamagedFile when the file is missing or is not a database.
     """
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
@@ -87,6 +89,8 @@ def connect(
         db.set_busy_timeout(patience)
         db.transaction_mode = "IMMEDIATE" if not readonly else "DEFERRED"
         db.wal_autocheckpoint(WAL_AUTOCHECKPOINT if checkpoints else 0)
+        if leaves_wal:
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         if scratch:
             db.pragma("journal_mode", "off")
         elif create:
