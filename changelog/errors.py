@@ -126,5 +126,9 @@ class DamagedFile(DroverError):
     action = "retry"
 
 
+class DamagedObject(DroverError):
+    """An object of a bucket is damaged, or is not what its name says."""
+
+
 class Unreachable(DroverError):
     """The primary cannot be reached."""

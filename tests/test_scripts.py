@@ -189,9 +189,9 @@ def test_resync_proves_that_both_sides_are_identical_and_finds_a_corrupted_cell(
         for arguments in ([], ["--json"]):
             done = checkout.run("scripts/resync.sh", *arguments)
             assert done.returncode == 0, done.stderr
-            assert re.search(
-                r"position before +\w+/\d+/\S+\nposition after +\w+/\d+/\S+\nrows +\d+\nboth sides +identical", done.stdout
-            ), done.stdout
+            assert re.search(r"position before +\w+/\d+/\S+\nposition after +\w+/\d+/\S+\nrows +\d+\nboth sides +identical", done.stdout), (
+                done.stdout
+            )
             wrong = "UPDATE users SET username='somebody else'"
             assert checkout.run("sqlite3", "-cmd", ".timeout 5000", "data/replica.db", wrong).returncode == 0
             corrupted = checkout.run("scripts/resync.sh", *arguments)
