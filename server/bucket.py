@@ -16,7 +16,7 @@ from changelog.errors import BrokenFrame, DamagedFile, Divergence, DroverError, 
 from changelog.ltx.mirror import Mirror
 from changelog.ltx.source import BucketSource, Standing
 from changelog.ltx.store.names import as_text
-from changelog.ltx.store.place import open_store
+from changelog.ltx.store.place import store_at
 from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.replay import position_of
@@ -49,7 +49,7 @@ class Bucket:
         """`clock` (s) is for tests."""
         self._follower, self._store, self._state, self._clock = follower, store, state, clock
         self._always = settings.follow == "bucket"
-        place = open_store(settings.bucket_url, settings.litestream_endpoint, settings.litestream_region)
+        place = store_at(settings.litestream_bucket, settings.litestream_path, settings.litestream_endpoint, settings.litestream_region)
         self.url = place.url
         self._source = BucketSource(Mirror(place, settings.mirror_db))
         self._why = ""  # the Pi is not followed

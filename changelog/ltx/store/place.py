@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from changelog.errors import BadRequest
+from changelog.errors import BadRequest, ConfigError, DroverError
 from changelog.ltx.store.folder import FolderStore
 from changelog.ltx.store.names import Store
 
@@ -48,6 +48,19 @@ def open_store(url: str, endpoint: str = "", region: str = "") -> Store:
     from changelog.ltx.store.s3 import S3Store
 
     return S3Store(s3_client(endpoint, query.get("region", region), path_style), parts.netloc, unquote(parts.path))
+
+
+def store_at(bucket: str, path: str, endpoint: str, region: str) -> Store:
+    """The store that the settings LITESTREAM_... name: a bucket, or a folder such as /path or file:///path. Raises ConfigError."""
+    if not bucket:
+        raise ConfigError("LITESTREAM_BUCKET is empty: set the name of a bucket, or a folder such as file:///mnt/backup")
+    if "://" not in bucket and not bucket.startswith(("/", ".", "~")):
+        bucket = f"s3://{bucket}"
+    try:
+        whole = bucket if "://" in bucket else str(Path(bucket).expanduser())
+        return open_store(f"{whole.rstrip('/')}/{path.strip('/')}".rstrip("/"), endpoint, region)
+    except DroverError as exc:
+        raise ConfigError(f"LITESTREAM_BUCKET: {exc.message}") from exc
 
 
 def s3_client(endpoint: str = "", region: str = "", path_style: bool = False) -> Any:
