@@ -1,4 +1,4 @@
-"""The command line of the Pi: `python -m pi serve|ship|adopt|key|replica|user`."""
+"""The command line of the Pi: `python -m pi serve|ship|restore|adopt|key|replica|user`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from pi.app import create_app
 from pi.keys import ROLES, Keys
 from pi.measures import Measures
 from pi.push import Push
+from pi.restore import restore
 from pi.retention import Retention
 from pi.serial_reader import SerialReader
 from pi.ship import ship
@@ -174,6 +175,7 @@ main.add_command(users.user)
 main.add_command(replicas.replica)
 main.add_command(adopt)
 main.add_command(ship)
+main.add_command(restore)
 
 if __name__ == "__main__":
     main(prog_name="python -m pi")

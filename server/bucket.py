@@ -43,7 +43,7 @@ class LateBucket(DroverError):
 class Bucket:
     """The bucket as the source of this replica. For the thread that uses the follower."""
 
-    name = "bucket"
+    name = "the bucket"
 
     def __init__(self, settings: Settings, follower: Follower, store: Store, state: SyncState, clock: Callable[[], float] = time.monotonic):
         """`clock` (s) is for tests."""

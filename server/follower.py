@@ -145,8 +145,8 @@ class Follower:
         source: Origin = origin or self._client
         started, incoming = time.monotonic(), self.file.incoming
         remove_database(incoming)
-        if doubt.reason != self._said:  # said once, not at every attempt while the Pi is away
-            self._said = doubt.reason
+        if (saying := f"{source.name}: {doubt.reason}") != self._said:  # said once, not at every attempt while the Pi is away
+            self._said = saying
             logger.info("Starting full database sync from %s...", source.name)
             logger.info("Reason of the full sync: %s", doubt.reason)
         self._state.bootstrapping()

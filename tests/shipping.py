@@ -1,0 +1,104 @@
+"""The Pi's shipper as it runs, a process of its own, and the folder or bucket that it ships to."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from farm_processes import Farm, Role, eventually
+from office_farm import free_port
+
+from changelog.connection import connect
+from changelog.errors import NotFound
+from changelog.ltx.restore import restore
+from changelog.ltx.store.names import Store
+from changelog.ltx.store.place import s3_client, store_at
+from changelog.position import Position
+
+BUCKET = "farm-bucket"
+
+
+class Shipper(Role):
+    """`python -m pi ship` for one Pi, with its settings."""
+
+    verb = "ship"
+
+    def __init__(self, pi: Role) -> None:
+        super().__init__("pi", pi.folder, "farm.db", "")
+        self.settings = pi.settings
+
+    @property
+    def store(self) -> Store:
+        """Where it ships to."""
+        names = ("LITESTREAM_BUCKET", "LITESTREAM_PATH", "LITESTREAM_ENDPOINT", "LITESTREAM_REGION")
+        return store_at(*(str(self.settings.get(name, "")) for name in names))
+
+    def start(self, prefix: object = ()) -> None:
+        """Start it, and return when all that the Pi has is in the store."""
+        self.launch()
+        self.caught_up()
+
+    def caught_up(self) -> Position:
+        """Wait until the store has all that the Pi has; the position of that."""
+        head = position(self.database)
+        eventually(lambda: self.shipped() == head, 30)
+        return head
+
+    def shipped(self) -> Position | None:
+        """The newest position that can be had from the store."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy.db"
+            try:
+                restore(self.store, copy)
+            except NotFound:
+                return None
+            return position(copy)
+
+
+def position(path: Path) -> Position:
+    """The position of the newest change in a primary's file."""
+    with closing(connect(path, readonly=True)) as db:
+        return Position.of_head(db)
+
+
+def ship_to(farm: Farm, place: Path | str, **more: object) -> Shipper:
+    """Let the Pi ship to a folder or bucket, and the server know it; neither is started."""
+    for role in farm.roles:
+        role.settings |= {"LITESTREAM_BUCKET": place, **more}
+    return Shipper(farm.pi)
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[dict[str, str]]:
+    """An S3 server with an empty bucket, as the settings that name it."""
+    port = free_port()
+    with (folder / "s3").open("wb") as out:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    settings = {
+        "LITESTREAM_BUCKET": BUCKET,
+        "LITESTREAM_ENDPOINT": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "something",
+    }
+    try:
+        eventually(lambda: _listens(port), 30)
+        yield settings
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def make_bucket(settings: dict[str, str]) -> None:
+    """The bucket, once its keys stand in the environment."""
+    s3_client(settings["LITESTREAM_ENDPOINT"], path_style=True).create_bucket(Bucket=BUCKET)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
