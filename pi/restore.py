@@ -9,9 +9,7 @@ from typing import Any
 
 import click
 
-from changelog.cli.ltx import Txid, bar
 from changelog.errors import BadRequest
-from changelog.ltx.restore import restore as restore_image
 from changelog.ltx.store.names import as_text, from_text
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.promote import copy_of, promote, replacing
@@ -22,13 +20,13 @@ from pi.ship import store_of
 @click.command()
 @click.option("--from-bucket", is_flag=True, help="The newest state in LITESTREAM_BUCKET. What is done where nothing else is said.")
 @click.option("--from-replica", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A copy of the server's replica.db.")
-@click.option("--txid", type=Txid(), help="Of the bucket: the state right after this transaction.")
+@click.option("--txid", help="Of the bucket: the state right after this transaction.")
 @click.option("--timestamp", metavar="TIME", help="Of the bucket: the last state before this time (UTC), such as 2026-11-23T06:00:00Z.")
 @click.option("--force", is_flag=True, help="Replace the farm.db that is there; it is kept beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def restore(
-    settings: Settings, *, from_bucket: bool, from_replica: Path | None, txid: int | None, timestamp: str | None, force: bool, as_json: bool
+    settings: Settings, *, from_bucket: bool, from_replica: Path | None, txid: str | None, timestamp: str | None, force: bool, as_json: bool
 ) -> None:
     """Make farm.db anew after its disk was lost: from the bucket that it was shipped to, or from a copy of the server's replica.db.
 
@@ -46,10 +44,7 @@ def restore(
     prepare_data_dir(settings)
     started, target = time.monotonic(), settings.farm_db
     with replacing(target, f"replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}", force) as incoming:
-        if from_replica is not None:
-            facts = _copied(from_replica, incoming, target)
-        else:
-            facts = _fetched(settings, incoming, txid, None if timestamp is None else from_text(timestamp))
+        facts = _copied(from_replica, incoming, target) if from_replica else _fetched(settings, incoming, txid, timestamp)
         ended = promote(incoming)
         farm.open_farm(incoming)
     facts |= {"farm": str(target), "restored_to": str(ended) if ended else None, "seconds": round(time.monotonic() - started, 3)}
@@ -66,10 +61,14 @@ def _copied(replica: Path, incoming: Path, target: Path) -> dict[str, Any]:
     return {"source": str(replica), "txid": None, "shipped_at": None}
 
 
-def _fetched(settings: Settings, incoming: Path, txid: int | None, timestamp_ms: int | None) -> dict[str, Any]:
+def _fetched(settings: Settings, incoming: Path, txid: str | None, timestamp: str | None) -> dict[str, Any]:
+    from changelog.cli.ltx import Txid, bar  # the process that serves has no use for all that
+    from changelog.ltx.restore import restore as restore_image
+
     store = store_of(settings)
+    asked = None if txid is None else Txid().convert(txid, None, None), None if timestamp is None else from_text(timestamp)
     with bar("restoring") as progress:
-        got = restore_image(store, incoming, txid, timestamp_ms, progress=progress)
+        got = restore_image(store, incoming, *asked, progress=progress)
     return {"source": store.url, "txid": f"{got.txid:016x}", "shipped_at": as_text(got.timestamp_ms)}
 
 
