@@ -134,8 +134,12 @@ class Role:
 
     def command(self, *arguments: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
         """`python -m NAME ...` with the same settings, while it serves or not."""
+        return self.command_of(self.name, *arguments, typed=typed)
+
+    def command_of(self, module: str, *arguments: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
+        """`python -m MODULE ...` likewise."""
         self._write_env()
-        command = [sys.executable, "-m", self.name, *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=_environment(), input=typed, capture_output=True, text=True, timeout=60, check=False
         )
