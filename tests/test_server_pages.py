@@ -429,7 +429,20 @@ def test_where_nothing_is_followed_there_is_no_socket(office: Office) -> None:
 
 
 FIELDS = ["running", "sync_interval", "last_sync_time", "total_syncs", "successful_syncs", "failed_syncs", "total_records_synced"]
-FIELDS += ["state", "epoch", "seq", "head", "lag_changes", "lag_seconds", "push", "last_error", "alarm", "last_verify"]
+FIELDS += [
+    "state",
+    "source",
+    "bucket_at",
+    "epoch",
+    "seq",
+    "head",
+    "lag_changes",
+    "lag_seconds",
+    "push",
+    "last_error",
+    "alarm",
+    "last_verify",
+]
 FIELDS += ["last_verify_at", "last_verify_ok"]
 
 
