@@ -23,6 +23,7 @@ from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.pull import pull as pull_from
 from server.app import create_app
+from server.bucket import newest_in_bucket
 from server.live import MOST_SOCKETS, Live
 from server.local import bootstrap_here_or_there, local_status, resync_here_or_there, stored_status, verify_here_or_there
 from server.pi_client import PiClient
@@ -106,19 +107,32 @@ def status(as_json: bool) -> None:
 
 @main.command()
 @click.option("--yes", is_flag=True, help="The present copy is replaced (it is kept as a file beside it): say so.")
-def accept(yes: bool) -> None:
+@click.option("--from-bucket", is_flag=True, help="The Pi whose newest state is in the bucket: for one that cannot be reached.")
+def accept(yes: bool, from_bucket: bool) -> None:
     """Take the Pi that answers now as ours, though its history does not go on from the accepted one."""
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("this replaces the office's copy by that of the Pi which answers now; add --yes")
     with failing_in_one_line():
         settings = Settings.load()
         prepare_data_dir(settings)
-        with closing(Store(settings.server_db)) as store, closing(PiClient(settings, store.replica_id)) as client:
-            facts = client.facts("/schema")
+        with closing(Store(settings.server_db)) as store:
+            where, epoch, seq = _found_in_bucket(settings) if from_bucket else _found_at_the_pi(settings, store.replica_id)
             if not yes:
-                click.confirm(f"Take the Pi at {client.host} (epoch {facts['epoch']}, head {facts['seq']}) as ours?", abort=True)
-            store.accepted_epoch = facts["epoch"]
-    click.echo(f"accepted epoch {facts['epoch']}: the server fetches its copy at the next try")
+                click.confirm(f"Take the Pi at {where} (epoch {epoch}, head {seq}) as ours?", abort=True)
+            store.accepted_epoch = epoch
+    click.echo(f"accepted epoch {epoch}: the server fetches its copy at the next try")
+
+
+def _found_at_the_pi(settings: Settings, replica_id: str) -> tuple[str, str, int]:
+    """Where, which epoch, and its head."""
+    with closing(PiClient(settings, replica_id)) as client:
+        facts = client.facts("/schema")
+        return client.host, facts["epoch"], facts["seq"]
+
+
+def _found_in_bucket(settings: Settings) -> tuple[str, str, int]:
+    url, head = newest_in_bucket(settings)
+    return url, head.epoch, head.seq
 
 
 @main.command()

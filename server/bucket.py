@@ -7,6 +7,7 @@ is first compared with what is here: nothing that is older is ever applied.
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from changelog.errors import BrokenFrame, DamagedFile, Divergence, DroverError, HistoryTrimmed, NotFound, PositionMismatch, Stranger
 from changelog.ltx.mirror import Mirror
 from changelog.ltx.source import BucketSource, Standing
+from changelog.ltx.store.names import Store as Place
 from changelog.ltx.store.names import as_text
 from changelog.ltx.store.place import store_at
 from changelog.node.settings import Settings
@@ -109,8 +111,7 @@ class Bucket:
         self._source.refresh()
         before = self._follower.position()
         if before is not None:
-            standing = self._source.standing(self._follower.file.db)
-            self._refuse_stranger(standing)
+            standing = self._standing()
             if standing in ("behind", "forked") and not force:
                 raise LateBucket(
                     f"the bucket is at {self._source.head()}, which is older than what is here ({before}): nothing was installed."
@@ -147,8 +148,7 @@ class Bucket:
     def _follow(self) -> Doubt | None:
         """Replay what the mirror has and the replica has not, or say why a snapshot is needed instead."""
         db = self._follower.file.db
-        before, standing = position_of(db), self._source.standing(db)
-        self._refuse_stranger(standing)
+        before, standing = position_of(db), self._standing()
         head = self._source.head()
         if standing in ("behind", "forked"):
             raise LateBucket(self._because(f"the bucket is at seq {head.seq}, not as far as what is here: nothing of it is applied"))
@@ -173,12 +173,18 @@ class Bucket:
             return Doubt("divergence", exc.message) if isinstance(exc, BrokenFrame) else Doubt.of(exc, before.epoch)
         return None
 
-    def _refuse_stranger(self, standing: Standing) -> None:
-        if standing == "stranger":
-            raise Stranger(
-                f"the bucket {self.url} holds another history ({self._source.head()}) than the one accepted here"
-                f" ({self._store.accepted_epoch}): its rows are refused, ours stay. Look who ships there"
-            )
+    def _standing(self) -> Standing:
+        """How the bucket relates to the replica. Raises Stranger, unless that one was accepted."""
+        standing = self._source.standing(self._follower.file.db)
+        if standing != "stranger":
+            return standing
+        if self._store.accepted_epoch in self._source.epochs():
+            return "anew"
+        raise Stranger(
+            f"the bucket {self.url} holds another history ({self._source.head()}) than the one accepted here"
+            f" ({self._store.accepted_epoch}): its rows are refused, ours stay. If it is the right one, run:"
+            " python -m server accept --from-bucket"
+        )
 
     def _because(self, message: str) -> str:
         return f"{self._why}; {message}" if self._why else message
@@ -187,6 +193,19 @@ class Bucket:
         """When the newest file of the mirror was shipped, UTC by the Pi's clock."""
         holding = self._source.holding
         return as_text(holding.timestamp_ms // 1000 * 1000).removesuffix("Z") if holding else None
+
+
+def newest_in_bucket(settings: Settings) -> tuple[str, Position]:
+    """The bucket's address and the position of the newest state in it, of which nothing is kept. Raises what `Mirror.advance` raises."""
+    place = _place(settings)
+    with tempfile.TemporaryDirectory(dir=settings.data_dir, prefix="bucket-") as folder:
+        source = BucketSource(Mirror(place, Path(folder) / settings.mirror_db.name))
+        source.refresh()
+        return place.url, source.head()
+
+
+def _place(settings: Settings) -> Place:
+    return store_at(settings.litestream_bucket, settings.litestream_path, settings.litestream_endpoint, settings.litestream_region)
 
 
 def bucket_of(settings: Settings, follower: Follower, store: Store, state: SyncState) -> Bucket | None:

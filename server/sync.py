@@ -156,18 +156,21 @@ class SyncService:
         if bucket is None:
             self._follow_pi()
         elif bucket.is_in_charge(self._offers.up):
-            bucket.step()
-            self._wake.wait(bucket.pace)
-            self._wake.clear()
+            self._follow_bucket(bucket)
         else:
             try:
                 self._follow_pi()
             except Unreachable as exc:
                 self.measures.failed(failure_cause(exc))
                 bucket.begin(exc.message)
-                bucket.step()
+                self._follow_bucket(bucket)
             else:
                 bucket.end()
+
+    def _follow_bucket(self, bucket: Bucket) -> None:
+        bucket.step()
+        self._wake.wait(bucket.pace)
+        self._wake.clear()
 
     def _present(self) -> Bucket | None:
         """The bucket while that is followed."""

@@ -122,6 +122,10 @@ def test_a_strangers_bucket_is_refused_with_an_alarm(farm: Farm, shipper: Shippe
     farm.server.start()
     eventually(lambda: farm.status()["state"] == "refused")
     assert not farm.server.database.exists(), "the accepted epoch stands in server.db too"
+    accepted = farm.server.command("accept", "--from-bucket", "--yes")
+    assert accepted.returncode == 0, accepted.stderr
+    farm.assert_identical()
+    assert farm.status()["state"] == "following"
 
 
 def test_a_server_that_is_killed_while_it_advances_converges_alone_and_never_goes_back(farm: Farm, shipper: Shipper) -> None:
