@@ -64,6 +64,10 @@ class Shipping:
         size = len(self._pages[1])
         return self._put(Name(SNAPSHOTS, 1, self.txid), self._pages, len(self._pages), size)
 
+    def short(self) -> None:
+        """A file that makes the database five pages longer, and has none of them."""
+        self._put(Name(0, self.txid + 1, self.txid + 1), {1: self._pages[1]}, len(self._pages) + 5, len(self._pages[1]))
+
     def _image(self) -> tuple[bytes, int]:
         with closing(connect(self.path)) as db:
             return db.serialize("main"), db.pragma("page_size")
@@ -158,8 +162,9 @@ def test_a_kill_between_any_two_writes_is_mended_by_the_next_advance(
 def test_a_kill_before_files_that_are_gone_since_is_mended_by_a_restore(
     shipping: Shipping, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shipping.add(100, 200)
     mirror.advance()
-    shipping.add(50, 200)
+    shipping.run("UPDATE pens SET size=hex(randomblob(200))")  # pages that are there: the file's size tells nothing
     countdown = Countdown(8)
     with monkeypatch.context() as cut:
         cut.setattr(os, "pwrite", countdown.around(os.pwrite))
@@ -197,7 +202,10 @@ def test_a_gap_leads_to_a_restore(shipping: Shipping, mirror: Mirror, tmp_path: 
     assert_newest(mirror, shipping, tmp_path)
 
 
-def test_another_database_at_the_same_place_is_never_laid_over_this_one(tmp_path: Path, shipping: Shipping, mirror: Mirror) -> None:
+@pytest.mark.parametrize("compacted", [False, True])
+def test_another_database_at_the_same_place_is_never_laid_over_this_one(
+    tmp_path: Path, shipping: Shipping, mirror: Mirror, compacted: bool
+) -> None:
     for _ in range(3):
         shipping.add()
     mirror.advance()
@@ -208,6 +216,9 @@ def test_another_database_at_the_same_place_is_never_laid_over_this_one(tmp_path
     for _ in range(6):
         other.ship()
         run_sql(other.path, "INSERT INTO pens(size) VALUES(randomblob(2000))")
+    if compacted:
+        other.snapshot()
+        shipping.store.delete([Name(0, txid, txid) for txid in range(1, shipping.txid + 1)])
     mirror.advance()
     assert_newest(mirror, other, tmp_path)
 
@@ -250,6 +261,16 @@ def test_a_damaged_file_never_touches_the_mirror_and_a_snapshot_leads_past_it(sh
     clock[0] += 61
     assert mirror.advance()
     assert_newest(mirror, shipping, tmp_path)
+
+
+def test_a_file_without_the_pages_that_it_adds_is_refused(shipping: Shipping, mirror: Mirror) -> None:
+    mirror.advance()
+    before, held = mirror.path.read_bytes(), mirror.holding
+    shipping.short()
+    with pytest.raises(DamagedObject):
+        mirror.advance()
+    assert mirror.path.read_bytes() == before and mirror.holding is not None and held is not None
+    assert mirror.holding.txid == held.txid
 
 
 def test_an_empty_store_is_not_found_and_nothing_is_made(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from changelog.bootstrap import put_in_place
 from changelog.connection import sync_path
 from changelog.errors import DamagedObject, NotFound
 from changelog.ltx.fetch import decoded, fetched
@@ -113,10 +114,12 @@ class Mirror:
         """Restore the newest state."""
         self._renewed_at = self._clock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        incoming = self.path.with_name(f"{self.path.name}.incoming")
+        snapshots = self._store.list(SNAPSHOTS)
+        got = restore(self._store, incoming, force=True)
         self.forget()
         sync_path(self.path.parent)
-        snapshots = self._store.list(SNAPSHOTS)
-        got = restore(self._store, self.path, force=True)
+        put_in_place(incoming, self.path)
         pages = got.size // got.page_size
         seen = _seen(self._store.list(0, got.txid - 1), got.txid)
         anchor = _identity(snapshots[-1]) if snapshots else ""
