@@ -63,16 +63,24 @@ def differing(image: bytes, before: bytes, page_size: int) -> Iterator[tuple[int
             yield pgno, image[span]
 
 
-def ship(store: Store, images: list[bytes], page_size: int = 4096, encoding: Encoding = "block") -> None:
-    """Put a file of level 0 for each state of a database into a store."""
-    before = b""
-    for txid, image in enumerate(images, 1):
-        at = START + txid * BETWEEN
+def ship(
+    store: Store,
+    images: list[bytes],
+    page_size: int = 4096,
+    encoding: Encoding = "block",
+    *,
+    before: bytes = b"",
+    first: int = 1,
+    at: int = 0,
+) -> None:
+    """Put a file of level 0 for each state of a database into a store; `first` is the TXID of the first, `before` what was before it."""
+    for txid, image in enumerate(images, first):
+        at = at or START + txid * BETWEEN
         header = Header(page_size, len(image) // page_size, txid, txid, at, wal_offset=32)
         file = io.BytesIO()
         encode(file, header, differing(image, before, page_size), encoding)
         assert store.put(Name(0, txid, txid), file, at) is None
-        before = image
+        before, at = image, 0
 
 
 def shipped(

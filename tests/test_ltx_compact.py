@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from ltx_parts import BETWEEN, START, shipped
+from ltx_parts import BETWEEN, START, past, ship, shipped
 
 from changelog.errors import Conflict, DamagedObject, NotFound
 from changelog.ltx.check import verify
@@ -149,13 +149,12 @@ def test_old_whole_databases_go_with_what_led_to_them(tmp_path: Path) -> None:
 def test_days_of_steps_keep_every_promise(tmp_path: Path) -> None:
     """Files every 20 s, then every quarter of an hour, then four a day: at any time the store is sound, and in the end small."""
     pauses = [20] * 100 + [900] * 40 + [21_600] * 20
-    whole, images = shipped(tmp_path / "whole", len(pauses), page_size=512)
+    images = past(len(pauses), page_size=512)
     store, now, made = FolderStore(tmp_path / "b"), S, []
     compactor = Compactor(store, tmp_path, clock=lambda: now)
     for txid, pause in enumerate(pauses, 1):
         now += pause
-        with whole.open(Name(0, txid, txid)) as file:
-            store.put(Name(0, txid, txid), file, int(now * 1000))
+        ship(store, [images[txid - 1]], 512, before=images[txid - 2] if txid > 1 else b"", first=txid, at=int(now * 1000))
         made += compactor.step()
         if txid % 9 == 0 or txid == len(pauses):
             restore(store, tmp_path / "out.db", force=True)
