@@ -9,24 +9,26 @@ from typing import Any
 
 import click
 
+from changelog.cli.ltx import Txid, bar
 from changelog.errors import BadRequest
+from changelog.ltx.restore import restore as restore_image
 from changelog.ltx.store.names import as_text, from_text
+from changelog.ltx.store.place import store_at
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.promote import copy_of, promote, replacing
 from pi import farm
-from pi.ship import store_of
 
 
 @click.command()
 @click.option("--from-bucket", is_flag=True, help="The newest state in LITESTREAM_BUCKET. What is done where nothing else is said.")
 @click.option("--from-replica", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A copy of the server's replica.db.")
-@click.option("--txid", help="Of the bucket: the state right after this transaction.")
+@click.option("--txid", type=Txid(), help="Of the bucket: the state right after this transaction.")
 @click.option("--timestamp", metavar="TIME", help="Of the bucket: the last state before this time (UTC), such as 2026-11-23T06:00:00Z.")
 @click.option("--force", is_flag=True, help="Replace the farm.db that is there; it is kept beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def restore(
-    settings: Settings, *, from_bucket: bool, from_replica: Path | None, txid: str | None, timestamp: str | None, force: bool, as_json: bool
+    settings: Settings, *, from_bucket: bool, from_replica: Path | None, txid: int | None, timestamp: str | None, force: bool, as_json: bool
 ) -> None:
     """Make farm.db anew after its disk was lost: from the bucket that it was shipped to, or from a copy of the server's replica.db.
 
@@ -61,14 +63,10 @@ def _copied(replica: Path, incoming: Path, target: Path) -> dict[str, Any]:
     return {"source": str(replica), "txid": None, "shipped_at": None}
 
 
-def _fetched(settings: Settings, incoming: Path, txid: str | None, timestamp: str | None) -> dict[str, Any]:
-    from changelog.cli.ltx import Txid, bar  # the process that serves has no use for all that
-    from changelog.ltx.restore import restore as restore_image
-
-    store = store_of(settings)
-    asked = None if txid is None else Txid().convert(txid, None, None), None if timestamp is None else from_text(timestamp)
+def _fetched(settings: Settings, incoming: Path, txid: int | None, timestamp: str | None) -> dict[str, Any]:
+    store = store_at(settings.litestream_bucket, settings.litestream_path, settings.litestream_endpoint, settings.litestream_region)
     with bar("restoring") as progress:
-        got = restore_image(store, incoming, *asked, progress=progress)
+        got = restore_image(store, incoming, txid, None if timestamp is None else from_text(timestamp), progress=progress)
     return {"source": store.url, "txid": f"{got.txid:016x}", "shipped_at": as_text(got.timestamp_ms)}
 
 

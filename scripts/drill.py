@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +30,8 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from shipping import Shipper, make_bucket, position, s3_server, ship_to  # noqa: E402  # of tests
+from ltx_parts import KEYS, moto_server  # noqa: E402  # of tests
+from shipping import Shipper, position, s3_settings, ship_to  # noqa: E402
 
 from changelog.connection import connect, one  # noqa: E402
 from changelog.position import Position  # noqa: E402
@@ -183,11 +184,11 @@ def main(*, animals: int, seconds: float, s3: bool, sources: tuple[str, ...], rp
 @contextmanager
 def _farm(place: Path, animals: int, s3: bool) -> Iterator[tuple[Farm, Shipper]]:
     place.mkdir(parents=True)
-    with s3_server(place) if s3 else nullcontext({"LITESTREAM_BUCKET": str(place / "store")}) as settings, new_farm(place) as farm:
-        if s3:
-            os.environ |= {name: value for name, value in settings.items() if name.startswith("AWS_")}
-            make_bucket(settings)
-        shipper = ship_to(farm, settings["LITESTREAM_BUCKET"], **settings)
+    os.environ |= KEYS if s3 else {}
+    with ExitStack() as stack:
+        settings = s3_settings(stack.enter_context(moto_server(place / "s3"))) if s3 else {}
+        farm = stack.enter_context(new_farm(place))
+        shipper = ship_to(farm, settings.get("LITESTREAM_BUCKET", place / "store"), **settings)
         try:
             add_animals(farm.pi.database, 0, animals, logged=True)
             yield farm, shipper

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from farm_processes import Farm, Role, eventually
-from office_farm import free_port
+from ltx_parts import KEYS, S3Server
 
 from changelog.connection import connect
 from changelog.errors import NotFound
 from changelog.ltx.restore import restore
 from changelog.ltx.store.names import Store
-from changelog.ltx.store.place import s3_client, store_at
+from changelog.ltx.store.place import store_at
 from changelog.position import Position
-
-BUCKET = "farm-bucket"
 
 
 class Shipper(Role):
@@ -73,32 +67,6 @@ def ship_to(farm: Farm, place: Path | str, **more: object) -> Shipper:
     return Shipper(farm.pi)
 
 
-@contextmanager
-def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """An S3 server with an empty bucket, as the settings that name it."""
-    port = free_port()
-    with (folder / "s3").open("wb") as out:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-    settings = {
-        "LITESTREAM_BUCKET": BUCKET,
-        "LITESTREAM_ENDPOINT": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "something",
-    }
-    try:
-        eventually(lambda: _listens(port), 30)
-        yield settings
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def make_bucket(settings: dict[str, str]) -> None:
-    """The bucket, once its keys stand in the environment."""
-    s3_client(settings["LITESTREAM_ENDPOINT"], path_style=True).create_bucket(Bucket=BUCKET)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def s3_settings(server: S3Server) -> dict[str, str]:
+    """The settings that name it. Its keys stand in them, and must stand in the environment of whoever asks it from here."""
+    return {"LITESTREAM_BUCKET": server.bucket, "LITESTREAM_ENDPOINT": server.endpoint, **KEYS}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from farm_processes import Farm, eventually
-from shipping import Shipper, make_bucket, s3_server, ship_to
+from ltx_parts import KEYS, moto_server
+from shipping import Shipper, s3_settings, ship_to
 
 
 @pytest.fixture
@@ -152,11 +153,10 @@ def test_a_server_that_is_killed_while_it_advances_converges_alone_and_never_goe
 
 
 def test_an_s3_bucket_is_followed_within_five_seconds(farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with s3_server(tmp_path) as settings:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, settings[name])
-        make_bucket(settings)
-        shipper = ship_to(farm, settings["LITESTREAM_BUCKET"], **settings)
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with moto_server(tmp_path / "s3") as server:
+        shipper = ship_to(farm, server.bucket, **s3_settings(server))
         farm.server.settings["FOLLOW"] = "bucket"
         farm.pi.start()
         shipper.start()

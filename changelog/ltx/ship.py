@@ -13,51 +13,46 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 
 import apsw
 
-from changelog.commits import CommitWatcher
-from changelog.connection import WAL_AUTOCHECKPOINT, Path_, connect
+from changelog.connection import WAL_AUTOCHECKPOINT, Path_, connect, identity
 from changelog.errors import Conflict, DroverError, Unavailable
 from changelog.lease import checkpoint_lease
 from changelog.ltx import rest
 from changelog.ltx.arrival import Arrival
-from changelog.ltx.codec import decode
-from changelog.ltx.fence import Fence, survey
+from changelog.ltx.chain import Chain, StoreAway, chain_in, chain_of
+from changelog.ltx.fence import Fence
 from changelog.ltx.staging import Staging
 from changelog.ltx.status import StatusFile, folder_of, running_lease
 from changelog.ltx.store.names import Store
 from changelog.ltx.tail import Change, Tail
 from changelog.ltx.upkeep import Upkeep
 from changelog.ltx.upload import Backoff, Uploader
+from changelog.ltx.wake import Wake
 from changelog.ltx.wal import TornWal
 
 SPACING = 0.25  # s between two files: a steady writer gives four a second, a lone commit goes at once
 SPACING_AWAY = 5.0  # s, while the store takes nothing
 IDLE = 0.25  # s between looks when nobody commits: somebody's checkpoint may wait for ours
 RETRY = 1.0  # s after a failure on this side
-CHECKPOINT_RETRY = 0.25  # s, when somebody kept the -wal as it was
+CHECKPOINT_RETRY = 0.5  # s, when somebody kept the -wal as it was
 DRAIN = 1.5  # s that the store is given at the end
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Chain:
-    """What the next file goes on from."""
-
-    txid: int  # of the last one
-    timestamp_ms: int
-    page_size: int  # 0: any
-
-
 class Shipper:
     """Ships the database at `path` to `store`."""
 
     def __init__(self, path: Path_, store: Store, max_backlog: int, clock: Callable[[], float] = time.time) -> None:
-        """`max_backlog`: bytes that may wait for the store. Raises Unavailable when nothing can be kept beside the database."""
+        """`max_backlog`: bytes that may wait for the store.
+
+        Raises Conflict while another one runs on the database, Unavailable when nothing can be kept beside it.
+        """
+        self._lease, self._running = checkpoint_lease(path), running_lease(path)
+        self._running.take()
         self._path, self._store, self._max_backlog, self._clock = path, store, max_backlog, clock
         self._folder = folder = folder_of(path)
         self.staging = Staging(folder)
@@ -66,21 +61,14 @@ class Shipper:
         self._status.set(store=store.url)
         self.uploader = Uploader(self.staging, store, self.fence, self._status, clock)
         self._upkeep = Upkeep(store, folder, lambda: not self.uploader.failure and not self.fence.cause, self._status)
-        self._lease, self._running = checkpoint_lease(path), running_lease(path)
         self._chain: Chain | None = None
         self._tail: Tail | None = None
-        self._watcher: CommitWatcher | None = None
+        self._wake: Wake | None = None
         self._arrival = Arrival(path)
-        self._moves = -1
         self._staged_at = self._tried_at = -SPACING_AWAY  # time.monotonic() of the last file, and of the last checkpoint in vain
         self._full = False  # the backlog was dropped; nothing is staged before the store is back
         self._failure, self._away = "", False  # why this side stands still, and whether that is the store's fault
         self._backoff = Backoff()  # for the first look at the store
-
-    @property
-    def status(self) -> StatusFile:
-        """What others are told."""
-        return self._status
 
     def take_over(self) -> None:
         """Ship from here from now on, whoever shipped to this place before: after what is there a whole database follows."""
@@ -88,9 +76,9 @@ class Shipper:
         self.fence.open()
 
     def run(self, stopping: threading.Event) -> None:
-        """Ship until `stopping`. Raises DamagedFile, ConfigError or Conflict when the database cannot be shipped as it is."""
-        self._running.take()
-        Tail(self._path).close()
+        """Ship until `stopping`; a database that is missing is waited for. Raises ConfigError when this one cannot be shipped as it is."""
+        if identity(self._path) is not None:
+            Tail(self._path).close()
         self.uploader.start()
         self._upkeep.start()
         try:
@@ -110,11 +98,13 @@ class Shipper:
             logger.warning("the -wal did not last, so a whole database follows path=%s", self._path)
             self._let_go()
             pause = RETRY
-        except _Away as exc:
+        except StoreAway as exc:
             self._failed(exc.message, away=True)
             pause = self._backoff.next()
         except (DroverError, apsw.Error, OSError) as exc:
             self._failed(_words(exc))
+            if isinstance(exc, apsw.Error) and not isinstance(exc, apsw.BusyError):
+                self._let_go()  # a connection that failed so is of no use any more
             pause = RETRY
         self._tell()
         return pause
@@ -126,7 +116,6 @@ class Shipper:
             return RETRY
         if self._tail is not None and not self._arrival.is_same():
             logger.warning("the database was replaced, a whole one follows path=%s", self._path)
-            self._arrival.left()
             self._let_go()
         if self._tail is None and not self._open():
             return RETRY / 4
@@ -191,7 +180,7 @@ class Shipper:
             raise
         self._tail, self._chain, self._full = tail, chain, False
         self._arrival.opened()
-        self._watcher, self._moves = CommitWatcher(self._path, self._present), -1
+        self._wake = Wake(self._path, self._present)
         return True
 
     def _resume(self, tail: Tail) -> bool:
@@ -205,22 +194,14 @@ class Shipper:
         return rested
 
     def _chain_now(self) -> Chain:
-        """What the next file goes on from. Raises what the store raises when only it knows."""
-        newest = self.staging.newest
-        if newest is not None:
-            return Chain(newest.txid, newest.header.timestamp_ms, newest.header.page_size)
+        """What the next file goes on from. Raises StoreAway when only the store knows, and does not tell."""
+        if self.staging.newest is not None:
+            return chain_of(self.staging.newest)
         if self._chain is not None:
             return self._chain
-        try:
-            remote = survey(self._store)
-            if remote.newest is None:
-                return Chain(remote.last, 0, 0)
-            with self._store.open(remote.newest.name) as file:
-                header = decode(file, str(remote.newest.name)).header
-        except DroverError as exc:
-            raise _Away(exc.message) from exc
+        chain = chain_in(self._store)
         self._backoff.reset()
-        return Chain(remote.last, header.timestamp_ms, header.page_size)
+        return chain
 
     def _present(self) -> tuple[int, int] | None:
         """For the watcher: the file that is followed, and no other."""
@@ -230,9 +211,9 @@ class Shipper:
 
     def _let_go(self) -> None:
         """Follow no more. Whoever writes checkpoints then."""
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
+        if self._wake is not None:
+            self._wake.close()
+            self._wake = None
         if self._tail is not None:
             self._tail.close()
             self._tail = None
@@ -258,19 +239,17 @@ class Shipper:
 
     def _checkpoint(self) -> None:
         assert self._tail is not None
-        now = time.monotonic()
-        if self._tail.frames() >= WAL_AUTOCHECKPOINT and now - self._tried_at >= CHECKPOINT_RETRY:
-            self._tried_at = now
-            self._tail.checkpoint(self._hand_out)
+        if self._tail.frames() < WAL_AUTOCHECKPOINT or time.monotonic() - self._tried_at < CHECKPOINT_RETRY:
+            return
+        if not self._tail.checkpoint(self._hand_out):
+            self._tried_at = time.monotonic()
 
     def _limit(self) -> None:
         """When too much waits for the store, forget it, and let the -wal go its way."""
         if self.staging.behind_first() <= self._max_backlog:
             return
         dropped = self.staging.drop()
-        newest = self.staging.newest
-        assert newest is not None
-        self._chain = Chain(newest.txid, newest.header.timestamp_ms, newest.header.page_size)
+        self._chain = self._chain_now()
         self._full = True
         self._let_go()
         logger.warning(
@@ -287,8 +266,8 @@ class Shipper:
         """Wait for the pause and then for a commit, or for some time."""
         if pause:
             stopping.wait(pause)
-        if self._watcher is not None:
-            self._moves = self._watcher.moved(self._moves, IDLE)
+        if self._wake is not None:
+            self._wake.wait(IDLE)
 
     def _tell(self) -> None:
         state, cause = "shipping", ""
@@ -314,10 +293,6 @@ class Shipper:
         if self._failure:
             logger.warning("shipping goes on path=%s", self._path)
         self._failure = ""
-
-
-class _Away(Unavailable):
-    """The store does not tell what it has."""
 
 
 def _words(exc: Exception) -> str:

@@ -11,6 +11,7 @@ A process with a tailer opens the database by apsw only, and never opens and clo
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -62,9 +63,10 @@ class Tail:
             self.page_size: int = one(self._control, "PRAGMA page_size")
             _take(self._held)
             self._size: int = one(self._held, "PRAGMA page_count")
-            self._wal = WalFile(path, self.page_size)
+            file = os.path.realpath(path)  # what a link leads to: beside that stands the -wal
+            self._wal = WalFile(file, self.page_size)
             # By SQLite, which knows that a close() of ours would drop its locks.
-            self._file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+            self._file = apsw.VFSFile("", file, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
         except BaseException:
             self.close()
             raise
@@ -105,8 +107,8 @@ class Tail:
         `advance` says that it was taken. Raises TornWal.
         """
         salts, frames, moved = self._look()
-        self._wal_file.sync()
         if self.mark is None:
+            self._wal_file.sync()
             return self._whole(salts, frames, moved)
         if not frames or (salts, frames) == (self.mark.salts, self.mark.frame):
             if (salts, frames, moved) != self._held_at:  # somebody checkpoints, and waits for us: RESTART and TRUNCATE stop all writers
@@ -116,6 +118,7 @@ class Tail:
         after = self.mark.frame if salts == self.mark.salts else 0
         if frames < after:
             raise TornWal
+        self._wal_file.sync()
         return self._changed(salts, after, frames)
 
     def whole(self, change: Change | None) -> Change:
@@ -133,8 +136,9 @@ class Tail:
         self._move_hold()
 
     def frames(self) -> int:
-        """How many frames of the -wal are in use."""
-        return self._look()[1]
+        """How many frames of the -wal are in use, unless all of them stand in the file: then the next writer begins it anew."""
+        _, frames, moved = self._look()
+        return frames if moved < frames else 0
 
     def checkpoint(self, hand_out: Callable[[Change], object]) -> bool:
         """Move the -wal into the file, so that the next writer begins it anew; what is new until then is handed out and advanced over.
