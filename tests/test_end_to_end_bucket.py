@@ -133,23 +133,28 @@ def test_a_server_that_is_killed_while_it_advances_converges_alone_and_never_goe
     farm.server.start()
     farm.assert_identical()
     farm.pi.stop()
-    chance, reached, interrupted = random.Random(7), 0, 0
     note = farm.server.data / "bucket" / "mirror.db.at"
+    chance, reached, interrupted = random.Random(7), 0, 0
+    eventually(note.exists)
     with Load(farm) as load:
-        for _ in range(24):
+        for turn in range(24):
             farm.server.kill9()
-            if note.exists():
-                held = json.loads(note.read_text())
-                interrupted += held["target"] != held["txid"]
+            known = note.read_bytes()
+            held = json.loads(known)
+            interrupted += held["target"] != held["txid"]
             seq = int(farm.server.sql("SELECT seq FROM changelog_position"))
             assert seq >= reached
             reached = seq
             farm.server.launch()
-            time.sleep(chance.uniform(0.4, 1.6))
+            eventually(lambda: note.read_bytes() != known, 30)  # noqa: B023  # it has begun to write pages
+            if turn % 6 == 5:
+                eventually(lambda: int(farm.server.sql("SELECT seq FROM changelog_position")) > seq, 30)  # noqa: B023
+            else:
+                time.sleep(chance.uniform(0, 0.2))
         assert load.written > 24
-    farm.assert_identical(30)
+    farm.assert_identical(60)
     assert farm.server.log.count("Full sync completed") == 1, "replay went on each time"
-    assert reached > 1000, f"killed at work: {reached} changes, {interrupted} times with pages half written"
+    assert reached > 100 and interrupted, f"killed at work: {reached} changes, {interrupted} times with pages half written"
 
 
 def test_an_s3_bucket_is_followed_within_five_seconds(farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
