@@ -65,6 +65,7 @@ class Drill:
         self.outcome = Outcome(source)
         self._elsewhere = farm.pi.folder / "elsewhere"
         self._lost_at = 0.0
+        self._served = 0  # the newest seq that the server had then
 
     def run(self) -> Outcome:
         """All of it."""
@@ -76,11 +77,12 @@ class Drill:
             self.farm.pi.kill9()
             self.shipper.kill9()
             self._lost_at = time.monotonic()
+        self._served = self.farm.status()["seq"]
         lost, at = self._lose()
         restored = self._restore()
         self._count(lost, at, restored)
         self._go_on()
-        self._adopt(lost)
+        self._adopt(lost, restored.seq)
         self._ship_on()
         return self.outcome
 
@@ -126,7 +128,7 @@ class Drill:
         self.outcome.follows = time.monotonic() - self._lost_at
         self._compare("after the restore")
 
-    def _adopt(self, lost: Path) -> None:
+    def _adopt(self, lost: Path, restored: int) -> None:
         """Play back what the server kept, and see what is nowhere."""
         farm = self.farm
         listed = json.loads(farm.server.command("rescued", "--json").stdout)
@@ -134,7 +136,9 @@ class Drill:
             done = farm.pi.command("adopt", shutil.copy(farm.server.folder / kept["path"], farm.pi.folder))
             if done.returncode:
                 self.outcome.problems.append(f"the kept changes cannot be played back: {done.stdout}{done.stderr}")
-        head = max([kept["last"] for kept in listed], default=0)
+        head = max([kept["last"] for kept in listed], default=restored)
+        if head < self._served:
+            self.outcome.problems.append(f"the server had changes up to {self._served}, and {head} is the last that came back")
         with closing(connect(lost, readonly=True)) as db:
             newest = Position.of_head(db).seq
         self.outcome.after_adopt = min(self.outcome.changes, max(0, newest - head))
