@@ -33,6 +33,7 @@ from server.verifier import Verdict, compare_with
 POLL = 1.0  # s between two looks at the bucket, when something came lately
 POLL_IDLE = 3.0  # s, else: each look is a request that somebody may have to pay for
 LATELY = 60.0  # s
+PATIENCE = 10.0  # s, or three times DB_SYNC_INTERVAL, that a Pi may be away before the mirror is fetched: it may only have been restarted
 ASK_PI = 60.0  # s between two attempts at a Pi whose socket is down: each may cost a connect timeout
 
 logger = logging.getLogger(__name__)
@@ -56,24 +57,31 @@ class Bucket:
         self._source = BucketSource(Mirror(place, settings.mirror_db))
         self._why = ""  # the Pi is not followed
         self._began = False
+        self._patience = min(PATIENCE, 3 * settings.db_sync_interval)
+        self._missed_at: float | None = None  # when the Pi was first not to be reached
         self._ask_pi_at = self._moved_at = 0.0
 
     def is_in_charge(self, linked: bool) -> bool:
         """Whether to look here now, and not ask the Pi. `linked`: its socket is up, so it can be reached."""
         return self._always or (self._began and not linked and self._clock() < self._ask_pi_at)
 
-    def begin(self, why: str) -> None:
-        """The Pi cannot be reached, because of `why`."""
-        self._ask_pi_at = self._clock() + ASK_PI
+    def begin(self, why: str) -> bool:
+        """The Pi cannot be reached, because of `why`. Whether to look here: not at once, where there are rows to be shown meanwhile."""
+        now = self._clock()
+        self._missed_at = now if self._missed_at is None else self._missed_at
+        if self._follower.reached is not None and now - self._missed_at < self._patience:
+            return False
+        self._ask_pi_at = now + ASK_PI
         if not self._began:
             logger.warning("The Pi cannot be reached, so the bucket %s is followed until it can: %s", self.url, why)
         self._began, self._why = True, why
+        return True
 
     def end(self) -> None:
         """The Pi was followed."""
         if self._began:
             logger.info("The Pi can be reached again, the bucket is not followed any more")
-        self._began = False
+        self._began, self._missed_at = False, None
         self._state.from_pi()
 
     @property

@@ -161,8 +161,9 @@ class SyncService:
             try:
                 self._follow_pi()
             except Unreachable as exc:
+                if not bucket.begin(exc.message):
+                    raise
                 self.measures.failed(failure_cause(exc))
-                bucket.begin(exc.message)
                 self._follow_bucket(bucket)
             else:
                 bucket.end()
