@@ -95,6 +95,11 @@ class Decoder:
         self.checksum: int | None = None  # of the file, when all of it has been read
         self._crc = crc64.go_iso(start)
 
+    @property
+    def offset(self) -> int:
+        """How many bytes have been read."""
+        return self._source.offset
+
     def __iter__(self) -> Iterator[Page]:
         """The pages, ascending. Raises DamagedObject, at the latest behind the last one."""
         source, page_size, order = self._source, self.header.page_size, PageOrder(self.header, self.name)

@@ -16,7 +16,7 @@ Encoding = Literal["block", "frame"]
 FRAME_MAGIC = 0x184D2204
 BLOCK_SUMS, CONTENT_SIZE, CONTENT_SUM, DICTIONARY = 16, 8, 4, 1  # flags of an LZ4 frame
 STORED = 1 << 31  # in a block's size: not compressed
-SHORTEST_BLOCK = 7  # bytes: the shortest LZ4 block that makes a page of 512
+BEST_RATIO = 255  # no LZ4 block is shorter than its content by more
 
 
 class Unpackable(Exception):
@@ -26,6 +26,11 @@ class Unpackable(Exception):
 def longest_block(page_size: int) -> int:
     """LZ4's own bound for a page that does not compress, in bytes."""
     return page_size + page_size // 255 + 16
+
+
+def shortest_frame(page_size: int) -> int:
+    """The fewest bytes that a page takes in a file: number, flags, size, content, and its entry in the index."""
+    return 10 + page_size // BEST_RATIO + 3
 
 
 def pack_block(page: bytes) -> bytes:

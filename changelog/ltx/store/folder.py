@@ -121,7 +121,7 @@ class FolderStore:
                     os.utime(out.fileno(), ns=(timestamp_ms * 1_000_000,) * 2)
                 os.fsync(out.fileno())
             if if_absent:
-                placed = _link(beside, path)
+                placed = link_new(beside, path)
             else:
                 os.replace(beside, path)
                 placed = True
@@ -138,8 +138,11 @@ class FolderStore:
         sync_path(folder.parent)
 
 
-def _link(beside: Path, path: Path) -> bool:
-    """Name a file without hiding another one. Where a file cannot have two names this is looked up first: one writer at a time there."""
+def link_new(beside: Path, path: Path) -> bool:
+    """Give a file a second name, which hides no other file; False where there is one.
+
+    Where a file cannot have two names it is renamed, after a look: one writer at a time there.
+    """
     try:
         os.link(beside, path)
     except FileExistsError:
