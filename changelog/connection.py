@@ -3,8 +3,9 @@
 - apsw only. The standard library's sqlite3 in the same process drops the file locks that apsw holds (POSIX locks belong to the
   process and go with the first close()), and commits are lost. For the same reason nothing in a process may open() and close() a
   database file that it has open here: files are copied with SQLite's backup API.
-- One checkpointer at a time: only a connection opened with `checkpoints=True` moves the -wal into the file. SQLite up to 3.51.2 can
-  corrupt a file when two connections do so at once (the WAL-reset bug), and Raspberry Pi OS has 3.40.
+- One checkpointer at a time: only a connection opened with `checkpoints=True` moves the -wal into the file, or the shipper while it runs
+  (changelog/lease.py). SQLite up to 3.51.2 can corrupt a file when two connections do so at once (the WAL-reset bug), and Raspberry Pi
+  OS has 3.40.
 - synchronous=FULL: what was committed stays committed through a power cut.
 """
 

@@ -12,23 +12,26 @@ import os
 import time
 
 from changelog.connection import Path_
-from changelog.errors import Conflict
+from changelog.errors import Conflict, Unavailable
 
-SUFFIX = "-checkpointer"
+CHECKPOINTER = "-checkpointer"  # behind the name of the database
 PATIENCE = 0.5  # s: who asks whether it is held holds it himself for a moment
 NAP = 0.01  # s
 
 
-class CheckpointLease:
-    """The lease on the database at `path`."""
+class Lease:
+    """A lock on the file at `path`, held by one process at most."""
 
     def __init__(self, path: Path_) -> None:
-        self._path = f"{os.path.realpath(path)}{SUFFIX}"
+        self._path = path
         self._fd: int | None = None
 
     def take(self) -> None:
-        """Hold it from now on. Raises Conflict when another process does."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o660)
+        """Hold it from now on. Raises Conflict when another process does, Unavailable when its file cannot be made."""
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o660)
+        except OSError as exc:
+            raise Unavailable(f"{self._path} cannot be made: {exc.strerror}") from exc
         until = time.monotonic() + PATIENCE
         while not _lock(fd, fcntl.LOCK_EX):
             if time.monotonic() > until:
@@ -61,3 +64,8 @@ def _lock(fd: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def checkpoint_lease(path: Path_) -> Lease:
+    """The lease on the checkpoints of the database at `path`."""
+    return Lease(f"{os.path.realpath(path)}{CHECKPOINTER}")

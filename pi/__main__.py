@@ -1,4 +1,4 @@
-"""The command line of the Pi: `python -m pi serve|adopt|key|replica|user`."""
+"""The command line of the Pi: `python -m pi serve|ship|adopt|key|replica|user`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from pi.measures import Measures
 from pi.push import Push
 from pi.retention import Retention
 from pi.serial_reader import SerialReader
+from pi.ship import ship
 from pi.writer import Writer
 
 
@@ -172,6 +173,7 @@ def _keys(settings: Settings) -> Iterator[Keys]:
 main.add_command(users.user)
 main.add_command(replicas.replica)
 main.add_command(adopt)
+main.add_command(ship)
 
 if __name__ == "__main__":
     main(prog_name="python -m pi")

@@ -1,33 +1,36 @@
 """The shipper: every commit of a database goes to a bucket or folder in Litestream's format, within a fraction of a second.
 
-What the tailer (changelog/ltx/tail.py) finds is staged on the disk, and from there it goes to the store (changelog/ltx/upload.py) as long as
-that takes. A store that is away costs nothing but space, and of that not more than is allowed: then the tailer lets go, and a whole
+What the tailer (changelog/ltx/tail.py) finds is staged on the disk, and from there it goes to the store (changelog/ltx/upload.py), however
+long that takes. A store that is away costs nothing but space, and of that not more than is allowed: then the tailer lets go, and a whole
 database follows when the store is back. Whatever is in doubt ends the same way: the next transaction is a whole database.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import apsw
 
 from changelog.commits import CommitWatcher
-from changelog.connection import WAL_AUTOCHECKPOINT, Path_, connect, drop_journal, identity, journal_of, sync_path
-from changelog.errors import Conflict, DamagedFile, DroverError, Unavailable
-from changelog.lease import CheckpointLease
+from changelog.connection import WAL_AUTOCHECKPOINT, Path_, connect
+from changelog.errors import Conflict, DroverError, Unavailable
+from changelog.lease import checkpoint_lease
+from changelog.ltx import rest
+from changelog.ltx.arrival import Arrival
 from changelog.ltx.codec import decode
 from changelog.ltx.fence import Fence, survey
 from changelog.ltx.staging import Staging
-from changelog.ltx.status import StatusFile, folder_of
+from changelog.ltx.status import StatusFile, folder_of, running_lease
 from changelog.ltx.store.names import Store
 from changelog.ltx.tail import Change, Tail
 from changelog.ltx.upkeep import Upkeep
-from changelog.ltx.upload import Uploader
+from changelog.ltx.upload import Backoff, Uploader
 from changelog.ltx.wal import TornWal
 
 SPACING = 0.25  # s between two files: a steady writer gives four a second, a lone commit goes at once
@@ -35,9 +38,8 @@ SPACING_AWAY = 5.0  # s, while the store takes nothing
 IDLE = 0.25  # s between looks when nobody commits: somebody's checkpoint may wait for ours
 RETRY = 1.0  # s after a failure on this side
 CHECKPOINT_RETRY = 0.25  # s, when somebody kept the -wal as it was
-SETTLE = 1.0  # s for which a new file at the path must not have grown
-NEW_OWNER = 5.0  # s that the writer has to open a new file before us: it removes what belonged to the old one
 DRAIN = 1.5  # s that the store is given at the end
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
 
@@ -57,25 +59,23 @@ class Shipper:
     def __init__(self, path: Path_, store: Store, max_backlog: int, clock: Callable[[], float] = time.time) -> None:
         """`max_backlog`: bytes that may wait for the store. Raises Unavailable when nothing can be kept beside the database."""
         self._path, self._store, self._max_backlog, self._clock = path, store, max_backlog, clock
-        folder = folder_of(path)
+        self._folder = folder = folder_of(path)
         self.staging = Staging(folder)
         self.fence = Fence(store, folder)
         self._status = StatusFile(path)
         self._status.set(store=store.url)
         self.uploader = Uploader(self.staging, store, self.fence, self._status, clock)
         self._upkeep = Upkeep(store, folder, lambda: not self.uploader.failure and not self.fence.cause, self._status)
-        self._lease = CheckpointLease(path)
+        self._lease, self._running = checkpoint_lease(path), running_lease(path)
         self._chain: Chain | None = None
         self._tail: Tail | None = None
         self._watcher: CommitWatcher | None = None
-        self._file: tuple[int, int] | None = None  # the file that is or was open
-        self._journal: dict[str, tuple[int, int] | None] = {}
-        self._arriving: tuple[float, tuple[int, int, int]] | None = None  # since when a new file has been as it is
-        self._left_at = 0.0  # time.monotonic() when a file that was replaced was left
+        self._arrival = Arrival(path)
         self._moves = -1
         self._staged_at = self._tried_at = -SPACING_AWAY  # time.monotonic() of the last file, and of the last checkpoint in vain
         self._full = False  # the backlog was dropped; nothing is staged before the store is back
-        self._failure = ""
+        self._failure, self._away = "", False  # why this side stands still, and whether that is the store's fault
+        self._backoff = Backoff()  # for the first look at the store
 
     @property
     def status(self) -> StatusFile:
@@ -88,9 +88,9 @@ class Shipper:
         self.fence.open()
 
     def run(self, stopping: threading.Event) -> None:
-        """Ship until `stopping`. Raises ConfigError or Conflict when it cannot begin, ever."""
-        self._lease.take()
-        self._lease.release()
+        """Ship until `stopping`. Raises DamagedFile, ConfigError or Conflict when the database cannot be shipped as it is."""
+        self._running.take()
+        Tail(self._path).close()
         self.uploader.start()
         self._upkeep.start()
         try:
@@ -110,8 +110,11 @@ class Shipper:
             logger.warning("the -wal did not last, so a whole database follows path=%s", self._path)
             self._let_go()
             pause = RETRY
+        except _Away as exc:
+            self._failed(exc.message, away=True)
+            pause = self._backoff.next()
         except (DroverError, apsw.Error, OSError) as exc:
-            self._failed(str(exc) or type(exc).__name__)
+            self._failed(_words(exc))
             pause = RETRY
         self._tell()
         return pause
@@ -121,9 +124,9 @@ class Shipper:
         if self.fence.cause:
             self._let_go()
             return RETRY
-        if self._tail is not None and identity(self._path) != self._file:
+        if self._tail is not None and not self._arrival.is_same():
             logger.warning("the database was replaced, a whole one follows path=%s", self._path)
-            self._left_at = time.monotonic()
+            self._arrival.left()
             self._let_go()
         if self._tail is None and not self._open():
             return RETRY / 4
@@ -140,62 +143,66 @@ class Shipper:
     def close(self) -> None:
         """Ship what is there, within seconds, and let go. What cannot be put waits on the disk for the next start."""
         try:
-            if self._tail is not None and not self.fence.cause and identity(self._path) == self._file:
-                if change := self._tail.change():
-                    self._hand_out(change)
-                    self._tail.advance(change)
-                self._tail.checkpoint(self._hand_out)
+            if self._tail is not None and not self.fence.cause and self._arrival.is_same():
+                self._finish(self._tail)
         except (DroverError, apsw.Error, OSError) as exc:
-            logger.warning("the end was not shipped: the next start sees to it cause=%s", exc)
+            logger.warning("the end was not shipped, the next start sees to it cause=%s", _words(exc))
         self._let_go()
         self._upkeep.stop()
         self.uploader.stop(DRAIN)
         self._status.set(state="stopped", cause=self.fence.cause)
         self._status.write()
+        self._running.release()
+
+    def _finish(self, tail: Tail) -> None:
+        """Ship the rest, move it all into the file, and remember that."""
+        if change := tail.change():
+            self._hand_out(change)
+            tail.advance(change)
+        if tail.checkpoint(self._hand_out):
+            time.sleep(rest.TICK)
+            facts = rest.facts_of(self._path)
+            if tail.change() is None and rest.is_old(facts):  # asked in this order: a later commit is a later write
+                rest.remember(self._folder, self._chain_now().txid, facts)
+        # So that no -wal stays behind, if this is the last to close. Open before the others end: else nobody knows that it is in the file.
+        with closing(connect(self._path)):
+            self._let_go()
 
     def _open(self) -> bool:
         """Begin to follow the file at the path; False while it is too early. Raises what prevents it."""
         if self._full and self.staging.waiting:
             return False
-        if not self._is_there():
+        if not self._arrival.may_open():
             return False
         chain = self._chain_now()
         self._lease.take()
-        file, tail = identity(self._path), Tail(self._path)
+        tail = Tail(self._path)
         try:
             if chain.page_size not in (0, tail.page_size):
                 raise Conflict(
                     f"{self._path} has pages of {tail.page_size} bytes, what {self._store.url} holds has {chain.page_size}:"
                     " choose another LITESTREAM_PATH for it"
                 )
-            newest = self.staging.newest
-            resumed = newest is not None and tail.resume(newest.mark, newest.header.commit)
-            logger.info("following path=%s txid=%x %s", self._path, chain.txid, "" if resumed else "and shipping all of it first")
+            how = "goes on" if self._resume(tail) else "begins with a whole database"
+            logger.info("shipping %s path=%s store=%s after=%x", how, self._path, self._store.url, chain.txid)
         except BaseException:
             tail.close()
             self._lease.release()
             raise
-        self._tail, self._file, self._chain, self._full = tail, file, chain, False
-        self._journal, self._arriving = journal_of(self._path), None
+        self._tail, self._chain, self._full = tail, chain, False
+        self._arrival.opened()
         self._watcher, self._moves = CommitWatcher(self._path, self._present), -1
         return True
 
-    def _is_there(self) -> bool:
-        """Whether there is a file to open. A new one not while somebody still copies it there, nor before the writer has opened it."""
-        file = identity(self._path)
-        if file is None:
-            raise DamagedFile(f"{self._path} is missing: put it back")
-        if self._file in (None, file):
-            return True
-        facts, now = os.stat(self._path), time.monotonic()
-        seen = facts.st_ino, facts.st_size, facts.st_mtime_ns
-        if self._arriving is None or self._arriving[1] != seen:
-            self._arriving = now, seen
-        opened = journal_of(self._path)["-shm"] not in (None, self._journal.get("-shm"))
-        if now - self._arriving[0] < SETTLE or (not opened and now - self._left_at < NEW_OWNER):
-            return False
-        drop_journal(self._path, self._journal)
-        return True
+    def _resume(self, tail: Tail) -> bool:
+        """Whether it goes on after the newest file that was staged, which is sure only when nothing can be missing in between."""
+        newest = self.staging.newest
+        rested = newest is not None and rest.recall(self._folder, newest.txid, self._path)
+        if newest is None or tail.resume(newest.mark, newest.header.commit):
+            return newest is not None
+        if rested:
+            tail.resume_file(newest.header.commit)
+        return rested
 
     def _chain_now(self) -> Chain:
         """What the next file goes on from. Raises what the store raises when only it knows."""
@@ -204,18 +211,22 @@ class Shipper:
             return Chain(newest.txid, newest.header.timestamp_ms, newest.header.page_size)
         if self._chain is not None:
             return self._chain
-        remote = survey(self._store)
-        if remote.newest is None:
-            return Chain(remote.last, 0, 0)
-        with self._store.open(remote.newest.name) as file:
-            header = decode(file, str(remote.newest.name)).header
+        try:
+            remote = survey(self._store)
+            if remote.newest is None:
+                return Chain(remote.last, 0, 0)
+            with self._store.open(remote.newest.name) as file:
+                header = decode(file, str(remote.newest.name)).header
+        except DroverError as exc:
+            raise _Away(exc.message) from exc
+        self._backoff.reset()
         return Chain(remote.last, header.timestamp_ms, header.page_size)
 
     def _present(self) -> tuple[int, int] | None:
         """For the watcher: the file that is followed, and no other."""
-        if identity(self._path) != self._file:
+        if not self._arrival.is_same():
             raise Unavailable
-        return self._file
+        return self._arrival.file
 
     def _let_go(self) -> None:
         """Follow no more. Whoever writes checkpoints then."""
@@ -254,7 +265,7 @@ class Shipper:
 
     def _limit(self) -> None:
         """When too much waits for the store, forget it, and let the -wal go its way."""
-        if self.staging.backlog()[1] <= self._max_backlog:
+        if self.staging.behind_first() <= self._max_backlog:
             return
         dropped = self.staging.drop()
         newest = self.staging.newest
@@ -284,7 +295,7 @@ class Shipper:
         if self.fence.cause:
             state, cause = "fenced", self.fence.cause
         elif self._failure:
-            state, cause = "stalled", self._failure
+            state, cause = "waiting" if self._away else "stalled", self._failure
         elif self.uploader.failure:
             state, cause = "waiting", self.uploader.failure
         elif self._tail is None:
@@ -293,12 +304,24 @@ class Shipper:
         self._status.set(state=state, cause=cause, pending_objects=count, pending_bytes=size)
         self._status.write(time.monotonic())
 
-    def _failed(self, cause: str) -> None:
+    def _failed(self, cause: str, away: bool = False) -> None:
         if cause != self._failure:
             logger.warning("shipping stands still, trying again path=%s cause=%s", self._path, cause)
-        self._failure = cause
+        self._failure, self._away = cause, away
+        self._status.set(errors=self._status.status.errors + 1)
 
     def _recovered(self) -> None:
         if self._failure:
             logger.warning("shipping goes on path=%s", self._path)
         self._failure = ""
+
+
+class _Away(Unavailable):
+    """The store does not tell what it has."""
+
+
+def _words(exc: Exception) -> str:
+    """An error for the status and the log."""
+    if isinstance(exc, OSError) and exc.errno in FULL:
+        return "there is no space for the files that wait for the store: the disk of the database is full"
+    return str(exc) or type(exc).__name__

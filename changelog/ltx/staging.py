@@ -90,6 +90,11 @@ class Staging:
         with self._changed:
             return len(self._waiting), sum(staged.size for staged in self._waiting)
 
+    def behind_first(self) -> int:
+        """The bytes of all that waits behind the first file: that one stays whatever happens, and may be a whole database."""
+        with self._changed:
+            return sum(staged.size for staged in self._waiting[1:])
+
     def stage(self, change: Change, txid: int, timestamp_ms: int) -> Staged:
         """Make `change` the file of a transaction: on the disk when this returns. Raises OSError, TornWal; then there is none."""
         name = Name(0, txid, txid)
@@ -147,7 +152,6 @@ class Staging:
             for staged in (*self._waiting, *([self._newest] if self._newest else ())):
                 staged.path.unlink(missing_ok=True)
             self._waiting, self._newest = [], None
-
 
     def _write(self, path: Path, change: Change, name: Name, timestamp_ms: int) -> Staged:
         salts = change.mark.salts

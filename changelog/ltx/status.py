@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from changelog.connection import Path_
-from changelog.lease import CheckpointLease
+from changelog.lease import Lease
 
 FOLDER = "-ship"  # behind the name of the database: the folder where files wait for the store
 FILE = "status.json"
+RUNNING = "running"
 SPACING = 1.0  # s between two writes
 
 
@@ -73,6 +74,11 @@ def folder_of(path: Path_) -> Path:
     return Path(f"{os.path.realpath(path)}{FOLDER}")
 
 
+def running_lease(path: Path_) -> Lease:
+    """What the shipper of the database at `path` holds while it runs."""
+    return Lease(folder_of(path) / RUNNING)
+
+
 def read_status(path: Path_) -> tuple[Status, bool] | None:
     """What the shipper of the database at `path` last told, and whether it runs; None when there never was one."""
     try:
@@ -80,4 +86,4 @@ def read_status(path: Path_) -> tuple[Status, bool] | None:
     except (OSError, ValueError):
         return None
     known = {field.name for field in fields(Status)}
-    return Status(**{name: value for name, value in found.items() if name in known}), CheckpointLease(path).is_held()
+    return Status(**{name: value for name, value in found.items() if name in known}), running_lease(path).is_held()

@@ -90,10 +90,14 @@ class Tail:
         """Go on after `mark`, where the database had `size` pages; False when it cannot be proved that nothing is missing after it."""
         salts, frames, _ = self._look()
         with suppress(TornWal):
-            if mark.frame and salts == mark.salts and frames >= mark.frame and self._wal_file.mark(salts, mark.frame) == mark:
+            if mark.salts != NO_SALTS and salts == mark.salts and frames >= mark.frame and self._wal_file.mark(salts, mark.frame) == mark:
                 self.mark, self._size = mark, size
                 return True
         return False
+
+    def resume_file(self, size: int) -> None:
+        """Go on from the database file, which had `size` pages, all handed out, and was not written to since: all of the -wal is new."""
+        self.mark, self._size = Mark(NO_SALTS, 0), size
 
     def change(self) -> Change | None:
         """What was committed since `mark`, up to the newest commit, and is on the disk; all there is when there is no mark. None: nothing.

@@ -22,6 +22,22 @@ CHECK = 600.0  # s between two comparisons of the store with what was put there
 logger = logging.getLogger(__name__)
 
 
+class Backoff:
+    """The pauses between attempts that fail: longer and longer, and never all clients' at the same time."""
+
+    def __init__(self) -> None:
+        self._pause = FIRST_PAUSE
+
+    def next(self) -> float:
+        """Seconds until the next attempt."""
+        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        return pause * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """One has succeeded."""
+        self._pause = FIRST_PAUSE
+
+
 class Uploader:
     """Puts what stands in `staging` into `store`."""
 
@@ -30,7 +46,7 @@ class Uploader:
         self.hole = False  # the store lacks transactions before those that wait: only a whole database can be restored from there on
         self._staging, self._store, self._fence, self._status, self._clock = staging, store, fence, status, clock
         self._checked_at = -CHECK  # time.monotonic() of the last comparison; anew after each failure
-        self._pause = FIRST_PAUSE
+        self._backoff = Backoff()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
 
@@ -86,7 +102,8 @@ class Uploader:
         self._status.set(**facts, pending_objects=count, pending_bytes=size)
         if self.failure:
             logger.warning("the store answers again store=%s waiting=%d", self._store.url, count)
-        self.failure, self._pause = "", FIRST_PAUSE
+        self.failure = ""
+        self._backoff.reset()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -107,5 +124,4 @@ class Uploader:
             logger.warning("nothing can be shipped, trying again store=%s cause=%s", self._store.url, cause)
         self.failure, self._checked_at = cause, -CHECK
         self._status.set(errors=self._status.status.errors + 1)
-        self._stopping.wait(self._pause * random.uniform(0.5, 1.0))
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._stopping.wait(self._backoff.next())

@@ -23,6 +23,7 @@ DATA_MODE = 0o2770  # of the data folder: the group may do all, and files in it 
 DATA_UMASK = 0o007  # of our processes: files are 0660
 DATA_GROUP = "drover"  # operators in this group may use `sqlite3` on the files
 STALE_LEAST = 30.0  # s without contact before a replica may call itself stale
+AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")  # where boto3 looks for them
 _UNSET = Path()  # a path that `__post_init__` derives from data_dir
 
 Parse = Callable[[str], Any]
@@ -115,11 +116,11 @@ class Settings:
     lora_baud: Baud = 115_200  # bits a second
     lora_open_ingest: Flag = False  # True: lora/receive takes payloads from anyone, without a key
     lora_processing_interval: Interval = 5  # s between looks at payloads that stand unprocessed
-    litestream_bucket: Name = ""  # name of the S3 bucket; empty: nothing is shipped
+    litestream_bucket: Name = ""  # name of an S3 bucket, or a folder (/path or file:///path); empty: nothing is shipped
     litestream_path: Name = ""  # folder in the bucket
     litestream_endpoint: Url = ""  # address of an S3 server that is not Amazon's
     litestream_region: Name = ""  # such as eu-central-1
-    ship_max_backlog: Bytes = 2**28  # bytes of -wal that may wait for the bucket
+    ship_max_backlog: Bytes = 2**28  # bytes that may wait for the bucket
 
     # the server
     server_bind: Host = "0.0.0.0"  # address on which the pages listen
@@ -198,7 +199,8 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """The values that no log may show."""
         fields = (field.name for field in dataclasses.fields(self) if not field.repr)
-        return tuple(value for value in map(self.__getattribute__, fields) if value)
+        values = [*map(self.__getattribute__, fields), *(os.environ.get(name, "") for name in AWS_SECRETS)]
+        return tuple(value for value in values if value)
 
 
 def _read(env_file: Path) -> dict[str, str]:
