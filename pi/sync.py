@@ -30,7 +30,7 @@ from changelog.schema import read_tables, schema_hash
 from changelog.snapshot import Snapshot, SnapshotStore
 from changelog.wire import MEDIA_TYPE
 from pi.keys import Keys
-from pi.ship import for_health
+from pi.shipping import for_health
 
 SQLITE_MEDIA_TYPE = "application/vnd.sqlite3"
 LIMIT, MAX_LIMIT = 1000, 5000  # changes in one JSON reply

@@ -13,24 +13,23 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 
 import apsw
 
-from changelog.commits import CommitWatcher
 from changelog.connection import WAL_AUTOCHECKPOINT, Path_, connect
 from changelog.errors import Conflict, DroverError, Unavailable
 from changelog.lease import checkpoint_lease
 from changelog.ltx import rest
 from changelog.ltx.arrival import Arrival
-from changelog.ltx.codec import decode
-from changelog.ltx.fence import Fence, survey
+from changelog.ltx.chain import Chain, StoreAway, chain_in, chain_of
+from changelog.ltx.fence import Fence
 from changelog.ltx.staging import Staging
 from changelog.ltx.status import StatusFile, folder_of, running_lease
 from changelog.ltx.store.names import Store
 from changelog.ltx.tail import Change, Tail
 from changelog.ltx.upkeep import Upkeep
 from changelog.ltx.upload import Backoff, Uploader
+from changelog.ltx.wake import Wake
 from changelog.ltx.wal import TornWal
 
 SPACING = 0.25  # s between two files: a steady writer gives four a second, a lone commit goes at once
@@ -42,15 +41,6 @@ DRAIN = 1.5  # s that the store is given at the end
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Chain:
-    """What the next file goes on from."""
-
-    txid: int  # of the last one
-    timestamp_ms: int
-    page_size: int  # 0: any
 
 
 class Shipper:
@@ -69,9 +59,8 @@ class Shipper:
         self._lease, self._running = checkpoint_lease(path), running_lease(path)
         self._chain: Chain | None = None
         self._tail: Tail | None = None
-        self._watcher: CommitWatcher | None = None
+        self._wake: Wake | None = None
         self._arrival = Arrival(path)
-        self._moves = -1
         self._staged_at = self._tried_at = -SPACING_AWAY  # time.monotonic() of the last file, and of the last checkpoint in vain
         self._full = False  # the backlog was dropped; nothing is staged before the store is back
         self._failure, self._away = "", False  # why this side stands still, and whether that is the store's fault
@@ -110,7 +99,7 @@ class Shipper:
             logger.warning("the -wal did not last, so a whole database follows path=%s", self._path)
             self._let_go()
             pause = RETRY
-        except _Away as exc:
+        except StoreAway as exc:
             self._failed(exc.message, away=True)
             pause = self._backoff.next()
         except (DroverError, apsw.Error, OSError) as exc:
@@ -191,7 +180,7 @@ class Shipper:
             raise
         self._tail, self._chain, self._full = tail, chain, False
         self._arrival.opened()
-        self._watcher, self._moves = CommitWatcher(self._path, self._present), -1
+        self._wake = Wake(self._path, self._present)
         return True
 
     def _resume(self, tail: Tail) -> bool:
@@ -205,22 +194,14 @@ class Shipper:
         return rested
 
     def _chain_now(self) -> Chain:
-        """What the next file goes on from. Raises what the store raises when only it knows."""
-        newest = self.staging.newest
-        if newest is not None:
-            return Chain(newest.txid, newest.header.timestamp_ms, newest.header.page_size)
+        """What the next file goes on from. Raises StoreAway when only the store knows, and does not tell."""
+        if self.staging.newest is not None:
+            return chain_of(self.staging.newest)
         if self._chain is not None:
             return self._chain
-        try:
-            remote = survey(self._store)
-            if remote.newest is None:
-                return Chain(remote.last, 0, 0)
-            with self._store.open(remote.newest.name) as file:
-                header = decode(file, str(remote.newest.name)).header
-        except DroverError as exc:
-            raise _Away(exc.message) from exc
+        chain = chain_in(self._store)
         self._backoff.reset()
-        return Chain(remote.last, header.timestamp_ms, header.page_size)
+        return chain
 
     def _present(self) -> tuple[int, int] | None:
         """For the watcher: the file that is followed, and no other."""
@@ -230,9 +211,9 @@ class Shipper:
 
     def _let_go(self) -> None:
         """Follow no more. Whoever writes checkpoints then."""
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
+        if self._wake is not None:
+            self._wake.close()
+            self._wake = None
         if self._tail is not None:
             self._tail.close()
             self._tail = None
@@ -268,9 +249,7 @@ class Shipper:
         if self.staging.behind_first() <= self._max_backlog:
             return
         dropped = self.staging.drop()
-        newest = self.staging.newest
-        assert newest is not None
-        self._chain = Chain(newest.txid, newest.header.timestamp_ms, newest.header.page_size)
+        self._chain = self._chain_now()
         self._full = True
         self._let_go()
         logger.warning(
@@ -287,8 +266,8 @@ class Shipper:
         """Wait for the pause and then for a commit, or for some time."""
         if pause:
             stopping.wait(pause)
-        if self._watcher is not None:
-            self._moves = self._watcher.moved(self._moves, IDLE)
+        if self._wake is not None:
+            self._wake.wait(IDLE)
 
     def _tell(self) -> None:
         state, cause = "shipping", ""
@@ -314,10 +293,6 @@ class Shipper:
         if self._failure:
             logger.warning("shipping goes on path=%s", self._path)
         self._failure = ""
-
-
-class _Away(Unavailable):
-    """The store does not tell what it has."""
 
 
 def _words(exc: Exception) -> str:

@@ -105,8 +105,8 @@ class Tail:
         `advance` says that it was taken. Raises TornWal.
         """
         salts, frames, moved = self._look()
-        self._wal_file.sync()
         if self.mark is None:
+            self._wal_file.sync()
             return self._whole(salts, frames, moved)
         if not frames or (salts, frames) == (self.mark.salts, self.mark.frame):
             if (salts, frames, moved) != self._held_at:  # somebody checkpoints, and waits for us: RESTART and TRUNCATE stop all writers
@@ -116,6 +116,7 @@ class Tail:
         after = self.mark.frame if salts == self.mark.salts else 0
         if frames < after:
             raise TornWal
+        self._wal_file.sync()
         return self._changed(salts, after, frames)
 
     def whole(self, change: Change | None) -> Change:
