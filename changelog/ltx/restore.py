@@ -58,7 +58,6 @@ def restore(
     """
     if not force:
         _check_free(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with _beside(target) as (path, fd):
         for left in reversed(range(PLANS)):
             files = plan(store, txid, timestamp_ms)
@@ -160,6 +159,7 @@ def _beside(target: Path) -> Iterator[tuple[Path, int]]:
     """A file beside `target`, empty, that no other restore writes to. It is gone afterwards, unless it became the target."""
     path = target.with_name(target.name + BESIDE)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
         try:
             try:

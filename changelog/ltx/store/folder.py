@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from changelog.connection import sync_path
-from changelog.errors import BadRequest, Conflict, Forbidden, NotFound, Unavailable
+from changelog.errors import BadRequest, Conflict, DroverError, Forbidden, NotFound, Unavailable
 from changelog.ltx.store.names import Name, Stored, Taken, same_content
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what FAT and others say to a second name for a file
@@ -38,7 +38,7 @@ class FolderStore:
     def list(self, level: int, after_txid: int = 0) -> list[Stored]:
         """The files of a level that begin after this transaction, in order."""
         found = []
-        with _asked(self._root), os.scandir(self._level(level)) as entries:
+        with _asked(self._root, absent=None), os.scandir(self._level(level)) as entries:
             for entry in entries:
                 name = Name.parse(level, entry.name)
                 if name and name.min_txid > after_txid:
@@ -51,7 +51,7 @@ class FolderStore:
 
     def open(self, name: Name, spool: int = 0, folder: Path | None = None) -> BinaryIO:
         """The file itself."""
-        with _asked(self._path(name), missing=True):
+        with _asked(self._path(name), absent=NotFound):
             return self._path(name).open("rb")
 
     def put(self, name: Name, file: BinaryIO, timestamp_ms: int, if_absent: bool = True) -> Taken | None:
@@ -72,12 +72,12 @@ class FolderStore:
 
     def timestamp(self, name: Name) -> int:
         """Its mtime."""
-        with _asked(self._path(name), missing=True):
+        with _asked(self._path(name), absent=NotFound):
             return self._path(name).stat().st_mtime_ns // 1_000_000
 
     def note(self, key: str) -> bytes | None:
         """A small file in the root."""
-        with _asked(self._note(key)):
+        with _asked(self._note(key), absent=None):
             return self._note(key).read_bytes()
         return None
 
@@ -85,8 +85,8 @@ class FolderStore:
         """Write a note."""
         with _asked(self._note(key)):
             self._make_folder(self._root)
-            return self._write(self._note(key), io.BytesIO(content), if_absent)
-        return False
+            written = self._write(self._note(key), io.BytesIO(content), if_absent)
+        return written
 
     def delete_note(self, key: str) -> None:
         """Remove a note."""
@@ -157,14 +157,14 @@ def link_new(beside: Path, path: Path) -> bool:
 
 
 @contextmanager
-def _asked(path: Path, missing: bool = False) -> Iterator[None]:
-    """Errors of the system become ours; what is not there is one only if `missing`."""
+def _asked(path: Path, absent: type[DroverError] | None = Unavailable) -> Iterator[None]:
+    """Errors of the system become ours; `absent` is the one for what is not there, None where that ends the block and no more."""
     try:
         yield
     except FileNotFoundError as exc:
-        if missing:
-            raise NotFound(f"{path} is not there") from exc
-    except NotADirectoryError as exc:
+        if absent:
+            raise absent(f"{path} is not there") from exc
+    except (NotADirectoryError, FileExistsError) as exc:
         raise Conflict(f"{path} cannot be a folder: something else stands there") from exc
     except PermissionError as exc:
         raise Forbidden(f"{path} may not be used: {exc.strerror}") from exc
