@@ -29,6 +29,7 @@ class Lease:
     def take(self) -> None:
         """Hold it from now on. Raises Conflict when another process does, Unavailable when its file cannot be made."""
         try:
+            os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o660)
         except OSError as exc:
             raise Unavailable(f"{self._path} cannot be made: {exc.strerror}") from exc
@@ -49,6 +50,7 @@ class Lease:
     def is_held(self) -> bool:
         """Whether any process holds it just now."""
         try:
+            os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
             fd = os.open(self._path, os.O_RDONLY)
         except OSError:
             return False

@@ -17,6 +17,8 @@ from changelog.ltx.store.place import open_store
 from changelog.node.logs import start_logging
 from changelog.node.settings import Settings, prepare_data_dir
 
+NO_PLACE = 2  # exit code: systemd does not try that again
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,7 +30,11 @@ def ship(settings: Settings, take_over: bool) -> None:
 
     It is a process of its own beside `python -m pi serve`. A store that is away is waited for.
     """
-    store = store_of(settings)
+    try:
+        store = store_of(settings)
+    except ConfigError as exc:
+        click.echo(f"error: {exc.message}", err=True)
+        sys.exit(NO_PLACE)
     prepare_data_dir(settings)
     start_logging(settings, "ship")
     stopping = threading.Event()

@@ -214,7 +214,7 @@ def test_resync_with_the_pi_away_fails_in_one_line_and_the_replica_goes_on_servi
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd on this machine")
-@pytest.mark.parametrize("role", ["pi", "server"])
+@pytest.mark.parametrize("role", ["pi", "ship", "server"])
 def test_the_unit_is_sound_and_hardened(checkout: Checkout, role: str) -> None:
     unit = checkout.folder.parent / f"drover-{role}.service"
     text = (ROOT / "scripts" / unit.name).read_text()

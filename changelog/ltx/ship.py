@@ -16,7 +16,7 @@ from contextlib import closing
 
 import apsw
 
-from changelog.connection import WAL_AUTOCHECKPOINT, Path_, connect
+from changelog.connection import WAL_AUTOCHECKPOINT, Path_, connect, identity
 from changelog.errors import Conflict, DroverError, Unavailable
 from changelog.lease import checkpoint_lease
 from changelog.ltx import rest
@@ -47,7 +47,12 @@ class Shipper:
     """Ships the database at `path` to `store`."""
 
     def __init__(self, path: Path_, store: Store, max_backlog: int, clock: Callable[[], float] = time.time) -> None:
-        """`max_backlog`: bytes that may wait for the store. Raises Unavailable when nothing can be kept beside the database."""
+        """`max_backlog`: bytes that may wait for the store.
+
+        Raises Conflict while another one runs on the database, Unavailable when nothing can be kept beside it.
+        """
+        self._lease, self._running = checkpoint_lease(path), running_lease(path)
+        self._running.take()
         self._path, self._store, self._max_backlog, self._clock = path, store, max_backlog, clock
         self._folder = folder = folder_of(path)
         self.staging = Staging(folder)
@@ -56,7 +61,6 @@ class Shipper:
         self._status.set(store=store.url)
         self.uploader = Uploader(self.staging, store, self.fence, self._status, clock)
         self._upkeep = Upkeep(store, folder, lambda: not self.uploader.failure and not self.fence.cause, self._status)
-        self._lease, self._running = checkpoint_lease(path), running_lease(path)
         self._chain: Chain | None = None
         self._tail: Tail | None = None
         self._wake: Wake | None = None
@@ -66,20 +70,15 @@ class Shipper:
         self._failure, self._away = "", False  # why this side stands still, and whether that is the store's fault
         self._backoff = Backoff()  # for the first look at the store
 
-    @property
-    def status(self) -> StatusFile:
-        """What others are told."""
-        return self._status
-
     def take_over(self) -> None:
         """Ship from here from now on, whoever shipped to this place before: after what is there a whole database follows."""
         self.staging.clear()
         self.fence.open()
 
     def run(self, stopping: threading.Event) -> None:
-        """Ship until `stopping`. Raises DamagedFile, ConfigError or Conflict when the database cannot be shipped as it is."""
-        self._running.take()
-        Tail(self._path).close()
+        """Ship until `stopping`; a database that is missing is waited for. Raises ConfigError when this one cannot be shipped as it is."""
+        if identity(self._path) is not None:
+            Tail(self._path).close()
         self.uploader.start()
         self._upkeep.start()
         try:
@@ -104,6 +103,8 @@ class Shipper:
             pause = self._backoff.next()
         except (DroverError, apsw.Error, OSError) as exc:
             self._failed(_words(exc))
+            if isinstance(exc, apsw.Error) and not isinstance(exc, apsw.BusyError):
+                self._let_go()  # a connection that failed so is of no use any more
             pause = RETRY
         self._tell()
         return pause

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from changelog.errors import DroverError
@@ -37,7 +38,8 @@ class Upkeep:
         self._stopping.set()
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # Linux knows threads by it
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # Linux knows threads by it
         while not self._stopping.wait(INTERVAL):
             if self._allowed():
                 self._step()
