@@ -57,10 +57,11 @@ class Uploader:
     def stop(self, seconds: float) -> None:
         """Go on for so long at most, as long as something can be put; what is left waits on the disk."""
         until = time.monotonic() + seconds
-        while self._staging.waiting and not self.failure and not self._fence.cause and time.monotonic() < until:
+        while self._thread.is_alive() and self._staging.waiting and not self.failure and not self._fence.cause and time.monotonic() < until:
             time.sleep(0.02)
         self._stopping.set()
-        self._thread.join(max(0.1, until - time.monotonic()))
+        if self._thread.is_alive():
+            self._thread.join(max(0.1, until - time.monotonic()))
 
     def step(self, seconds: float = 0.0) -> bool:
         """Put one file, if there is one within so many seconds. False when there was nothing to do. Raises what the store raises."""
@@ -114,12 +115,13 @@ class Uploader:
                 self._fence.close(exc.message)
                 logger.error("fenced, nothing is shipped any more: %s", self._fence.cause)
             except (DroverError, OSError) as exc:
-                self._failed(str(exc) or type(exc).__name__)
+                self.failed(str(exc) or type(exc).__name__)
             except Exception as exc:  # whatever a store's client raises besides: it is tried for ever
                 logger.exception("an upload failed")
-                self._failed(type(exc).__name__)
+                self.failed(type(exc).__name__)
 
-    def _failed(self, cause: str) -> None:
+    def failed(self, cause: str) -> None:
+        """Remember an attempt that failed, say why once, and pause."""
         if cause != self.failure:
             logger.warning("nothing can be shipped, trying again store=%s cause=%s", self._store.url, cause)
         self.failure, self._checked_at = cause, -CHECK
