@@ -26,6 +26,7 @@ from changelog.ltx.staging import Staging
 from changelog.ltx.status import read_status
 from changelog.ltx.store.folder import FolderStore
 from changelog.ltx.store.names import Name, Stored, Taken
+from pi.shipping import for_health, metrics
 
 BACKLOG = 200_000  # bytes
 
@@ -524,3 +525,32 @@ def test_nothing_is_written_while_nothing_moves(trial: Trial) -> None:
         trial.ship()
     trial.shipper._status.write()
     assert {path: path.stat().st_mtime_ns for path in trial.shipper._folder.iterdir()} == before
+
+
+def test_the_metrics_tell_where_it_stands(trial: Trial) -> None:
+    trial.commit()
+    trial.ship()
+    trial.store.away = True
+    trial.commit()
+    trial.shipper.turn()
+    trial.fail()
+    trial.shipper.turn()
+    trial.shipper._status.write()
+    found = {sample.name: sample.value for metric in metrics(trial.path, trial.now + 60) for sample in metric.samples}
+    size = trial.shipper.staging.newest.size
+    assert found | {"drover_ship_bytes_total": 0.0} == {
+        "drover_ship_running": 1.0,
+        "drover_ship_last_object": 1.0,
+        "drover_ship_last_object_age_seconds": 60.0,
+        "drover_ship_objects_total": 1.0,
+        "drover_ship_bytes_total": 0.0,
+        "drover_ship_pending_objects": 1.0,
+        "drover_ship_pending_bytes": float(size),
+        "drover_ship_errors_total": 1.0,
+        "drover_ship_fenced": 0.0,
+    }
+    trial.crash()
+    found = {sample.name: sample.value for metric in metrics(trial.path, trial.now) for sample in metric.samples}
+    assert found["drover_ship_running"] == 0.0
+    assert for_health(trial.path)["state"] == "stopped"
+    assert list(metrics(trial.folder / "none.db", trial.now)) == [] and for_health(trial.folder / "none.db") is None
