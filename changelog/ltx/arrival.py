@@ -19,9 +19,8 @@ class Arrival:
         self._path = path
         self.file: tuple[int, int] | None = None  # the one that is followed, or was the last to be
         self._journal: dict[str, tuple[int, int] | None] = {}
-        self._left_at = 0.0  # time.monotonic()
         self._seen: tuple[int, int, int] | None = None
-        self._seen_at = 0.0
+        self._seen_at = 0.0  # time.monotonic()
 
     def opened(self) -> None:
         """The file that is there now is followed."""
@@ -30,10 +29,6 @@ class Arrival:
     def is_same(self) -> bool:
         """Whether it is still there."""
         return identity(self._path) == self.file
-
-    def left(self) -> None:
-        """It is not, and is followed no more."""
-        self._left_at = time.monotonic()
 
     def may_open(self) -> bool:
         """Whether the file there may be opened now. Raises DamagedFile when there is none.
@@ -51,7 +46,7 @@ class Arrival:
             self._seen, self._seen_at = seen, now
         shm = journal_of(self._path)["-shm"]
         opened = shm is not None and shm != self._journal.get("-shm")
-        if now - self._seen_at < SETTLE or (not opened and now - self._left_at < NEW_OWNER):
+        if now - self._seen_at < (SETTLE if opened else NEW_OWNER):
             return False
         drop_journal(self._path, self._journal)
         return True

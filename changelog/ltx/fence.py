@@ -10,6 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ class Fence:
     def close(self, cause: str) -> None:
         """From now on nothing is shipped, after a restart neither."""
         self.cause = f"{cause}; {REMEDY}"
-        self._mark.write_text(self.cause)
+        with suppress(OSError):  # on a full disk it is found out again
+            self._mark.write_text(self.cause)
 
     def open(self) -> None:
         """Somebody has decided that it is us who ship."""
@@ -73,7 +75,7 @@ class Fence:
         if self._store.conditional or self._clock() - self._looked_at < RENEW:
             return self._other is None
         found, self._looked_at = self._store.note(NOTE), self._clock()
-        if found is None or json.loads(found)["owner"] == self._owner or found == self._other:  # ours, or of one that is gone
+        if found is None or self._owner.encode() in found or found == self._other:  # ours, or of one that is gone
             self._write()
             self._other = None
             return True

@@ -36,7 +36,7 @@ SPACING = 0.25  # s between two files: a steady writer gives four a second, a lo
 SPACING_AWAY = 5.0  # s, while the store takes nothing
 IDLE = 0.25  # s between looks when nobody commits: somebody's checkpoint may wait for ours
 RETRY = 1.0  # s after a failure on this side
-CHECKPOINT_RETRY = 0.25  # s, when somebody kept the -wal as it was
+CHECKPOINT_RETRY = 0.5  # s, when somebody kept the -wal as it was
 DRAIN = 1.5  # s that the store is given at the end
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -116,7 +116,6 @@ class Shipper:
             return RETRY
         if self._tail is not None and not self._arrival.is_same():
             logger.warning("the database was replaced, a whole one follows path=%s", self._path)
-            self._arrival.left()
             self._let_go()
         if self._tail is None and not self._open():
             return RETRY / 4
@@ -240,10 +239,10 @@ class Shipper:
 
     def _checkpoint(self) -> None:
         assert self._tail is not None
-        now = time.monotonic()
-        if self._tail.frames() >= WAL_AUTOCHECKPOINT and now - self._tried_at >= CHECKPOINT_RETRY:
-            self._tried_at = now
-            self._tail.checkpoint(self._hand_out)
+        if self._tail.frames() < WAL_AUTOCHECKPOINT or time.monotonic() - self._tried_at < CHECKPOINT_RETRY:
+            return
+        if not self._tail.checkpoint(self._hand_out):
+            self._tried_at = time.monotonic()
 
     def _limit(self) -> None:
         """When too much waits for the store, forget it, and let the -wal go its way."""

@@ -134,8 +134,9 @@ class Tail:
         self._move_hold()
 
     def frames(self) -> int:
-        """How many frames of the -wal are in use."""
-        return self._look()[1]
+        """How many frames of the -wal are in use, unless all of them stand in the file: then the next writer begins it anew."""
+        _, frames, moved = self._look()
+        return frames if moved < frames else 0
 
     def checkpoint(self, hand_out: Callable[[Change], object]) -> bool:
         """Move the -wal into the file, so that the next writer begins it anew; what is new until then is handed out and advanced over.
