@@ -501,7 +501,7 @@ def test_the_wal_stays_short_under_a_steady_writer(trial: Trial) -> None:
         if turn % 50 == 0:
             trial.ship()
         longest = max(longest, trial.path.with_name("bank.db-wal").stat().st_size)
-    assert 4 * 2**20 < longest < 8 * 2**20
+    assert 3 * 2**20 < longest < 8 * 2**20
     trial.ship()
     trial.check()
 

@@ -125,9 +125,10 @@ class Staging:
     def done(self, staged: Staged) -> None:
         """It is in the store."""
         with self._changed:
-            if staged is self._image:
-                self._image = None
-                staged.path.unlink(missing_ok=True)
+            if staged.name.level == SNAPSHOTS:
+                if staged is self._image:
+                    self._image = None
+                    staged.path.unlink(missing_ok=True)
                 return
             self._waiting = [other for other in self._waiting if other is not staged]
             if staged is not self._newest:

@@ -11,6 +11,7 @@ A process with a tailer opens the database by apsw only, and never opens and clo
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -62,7 +63,7 @@ class Tail:
             self.page_size: int = one(self._control, "PRAGMA page_size")
             _take(self._held)
             self._size: int = one(self._held, "PRAGMA page_count")
-            self._wal = WalFile(path, self.page_size)
+            self._wal = WalFile(os.path.realpath(path), self.page_size)  # beside what a link leads to
             # By SQLite, which knows that a close() of ours would drop its locks.
             self._file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
         except BaseException:
