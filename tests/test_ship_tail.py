@@ -243,6 +243,16 @@ def test_a_restart_does_not_go_on_in_a_copy_that_took_another_way(tmp_path: Path
         assert tail.resume(marks[1], 4)
 
 
+def test_a_link_to_the_database_is_followed(path: Path, db: apsw.Connection) -> None:
+    copy, link = Copy(), path.with_name("link.db")
+    link.symlink_to(path)
+    with closing(Tail(link)) as tail:
+        db.execute("UPDATE accounts SET balance=balance+1")
+        follow(tail, copy)
+    db.close()
+    assert copy.bytes() == bytes_of(path)
+
+
 def test_a_database_without_a_wal_is_refused_with_the_cause(path: Path, db: apsw.Connection) -> None:
     db.pragma("journal_mode", "delete")
     with pytest.raises(ConfigError, match="journal_mode delete"):

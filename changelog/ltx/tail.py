@@ -63,9 +63,10 @@ class Tail:
             self.page_size: int = one(self._control, "PRAGMA page_size")
             _take(self._held)
             self._size: int = one(self._held, "PRAGMA page_count")
-            self._wal = WalFile(os.path.realpath(path), self.page_size)  # beside what a link leads to
+            file = os.path.realpath(path)  # what a link leads to: beside that stands the -wal
+            self._wal = WalFile(file, self.page_size)
             # By SQLite, which knows that a close() of ours would drop its locks.
-            self._file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+            self._file = apsw.VFSFile("", file, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
         except BaseException:
             self.close()
             raise
