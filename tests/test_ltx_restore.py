@@ -84,6 +84,13 @@ def test_a_hole_is_named_and_an_end_before_it_may_be_restored() -> None:
         chosen((0, 5, 5))
 
 
+def test_a_name_that_ends_before_it_begins_is_refused_for_the_newest_state() -> None:
+    files = [(9, 1, 3), (0, 4, 4), (0, 5, 4)]
+    with pytest.raises(DamagedObject, match="ends before it begins"):
+        chosen(*files)
+    assert chosen(*files, txid=4) == [(9, 1, 3), (0, 4, 4)]
+
+
 def test_a_clock_that_stepped_back_makes_no_hole() -> None:
     found = levels((9, 1, 3), (0, 4, 4), (0, 5, 5))
     found[0] = [Stored(found[0][0].name, 100, 50), found[0][1]]

@@ -146,4 +146,8 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         def show(done: int, total: int) -> None:
             drawn.update(max(0, STEPS * done // max(total, 1) - drawn.pos))
 
-        yield show
+        try:
+            yield show
+        except KeyboardInterrupt:
+            say("interrupted")
+            sys.exit(FAILED)

@@ -41,6 +41,8 @@ def choose(levels: Mapping[int, list[Stored]], txid: int | None, timestamp_ms: i
     def asked(file: Stored) -> bool:
         return (txid is None or file.name.max_txid <= txid) and (timestamp_ms is None or file.modified_ms < timestamp_ms)
 
+    if txid is None and timestamp_ms is None:
+        _check_names(levels)
     chosen = [file for file in levels.get(SNAPSHOTS, ()) if file.name.min_txid == 1 and asked(file)][-1:]
     reached = chosen[0].name.max_txid if chosen else 0
     others = sorted((file for level, files in levels.items() if level != SNAPSHOTS for file in files), key=lambda file: file.name.min_txid)
@@ -61,6 +63,14 @@ def choose(levels: Mapping[int, list[Stored]], txid: int | None, timestamp_ms: i
 
 def _rank(file: Stored) -> tuple[int, int, int]:
     return file.name.max_txid, -file.name.min_txid, file.name.level
+
+
+def _check_names(levels: Mapping[int, list[Stored]]) -> None:
+    """Whoever asks for the newest state is told of a name that means nothing: it may be the newest file's."""
+    for files in levels.values():
+        for file in files:
+            if file.name.max_txid < file.name.min_txid:
+                raise DamagedObject(f"the name {file.name} ends before it begins", object=str(file.name), fault="its name means nothing")
 
 
 def _check_end(chosen: list[Stored], reached: int, beyond: list[Stored], files: list[Stored], *, txid: int | None, url: str) -> None:
