@@ -2,7 +2,8 @@
 """The shipper among those who would make it lose something: `scripts/prove_ship.py [SECONDS=60]`.
 
 Two writers move money between the accounts of a bank, so that its total never changes, while a third process runs all four kinds of
-checkpoint and VACUUM, and the shipper is killed (-9) and started again at random moments. Afterwards every transaction in the bucket (an
+checkpoint and VACUUM, and the shipper is killed (-9) and started again at random moments, and its connections are cut in half of its
+lives. Afterwards every transaction in the bucket (an
 S3 server on this machine) is restored: each must be sound and hold all the money; the last one must be the live file byte for byte; and
 what stock Litestream restores must be the same bytes. Then the time from a commit to its object, memory and idle CPU, stock Litestream at
 its defaults and at 100 ms beside it, in turns. Exit code 1 when anything does not hold.
@@ -26,6 +27,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from cutting_proxy import Behaviour, CuttingProxy
 from ltx_parts import KEYS, Litestream, S3Server, environment, litestream, moto_server
 from ship_parts import Running, ShipProcess, bytes_of, disturb, make_bank, restored, transfer, txids
 
@@ -35,6 +37,7 @@ from changelog.ltx.store.names import Store
 from changelog.ltx.store.place import open_store
 
 LIFE = (0.3, 6.0)  # s between two kills of the shipper
+CUT_AFTER = (2_000, 100_000)  # bytes of a connection
 STOCK_SHARE = 10  # of the restores that are compared, this many also with stock Litestream's
 COMMITS = 40  # for each median
 GAP = (0.3, 1.3)  # s between two of these commits: as long as the longest interval of the peers
@@ -76,7 +79,8 @@ def lose_nothing(stack: ExitStack, folder: Path, server: S3Server, *, seconds: f
     folder.mkdir()
     path, chance = folder / "bank.db", random.Random(1)
     make_bank(path, page_size)
-    ship = _ship(path, server, "bank")
+    proxy = stack.enter_context(CuttingProxy(server.port))
+    ship = _ship(path, server, "bank", proxy.port)
     store = open_store(server.url("bank"))
     writers = [disturb("write", path, seed, seconds, log=folder / f"writer{seed}.log") for seed in (1, 2)]
     rival = disturb("rival", path, 3, seconds, log=folder / "rival.log")
@@ -93,7 +97,11 @@ def lose_nothing(stack: ExitStack, folder: Path, server: S3Server, *, seconds: f
             break
         ship.kill9()
         kills += 1
+        cut = Behaviour(cut_after=chance.randrange(*CUT_AFTER), direction="both")
+        proxy.behaviour = chance.choice([Behaviour(), cut])
         ship.start()
+    proxy.behaviour = Behaviour()
+    proxy.cut_all()
     for process in (*writers, rival):
         process.process.wait(PATIENCE)
     _until(ship.is_through)
@@ -101,7 +109,10 @@ def lose_nothing(stack: ExitStack, folder: Path, server: S3Server, *, seconds: f
     found = txids(store)
     whole = ship.text.count("whole database staged")
     commits = sum(int((folder / f"writer{seed}.log").read_text().split()[1]) for seed in (1, 2))
-    print(f"page size {page_size}  commits {commits}  transactions {len(found)}  kills {kills}  whole databases {whole}", end="  ")
+    print(
+        f"page size {page_size}  commits {commits}  transactions {len(found)}  kills {kills}  cuts {proxy.cuts}  whole databases {whole}",
+        end="  ",
+    )
     print(f"longest -wal {longest_wal / 2**20:.1f} MB  stopped in {took:.2f} s")
     faults = [] if "Traceback" not in ship.text else [f"the shipper failed: {ship.text[-3000:]}"]
     return faults + _compare(folder, store, server.url("bank"), found=found, path=path, sample=sample)
@@ -192,8 +203,8 @@ def _idle(process: Running) -> float:
     return (process.cpu() - before) / IDLE * 100
 
 
-def _ship(path: Path, server: S3Server, place: str) -> ShipProcess:
-    where = {"LITESTREAM_BUCKET": server.bucket, "LITESTREAM_PATH": place, "LITESTREAM_ENDPOINT": server.endpoint}
+def _ship(path: Path, server: S3Server, place: str, port: int = 0) -> ShipProcess:
+    where = {"LITESTREAM_BUCKET": server.bucket, "LITESTREAM_PATH": place, "LITESTREAM_ENDPOINT": f"http://127.0.0.1:{port or server.port}"}
     return ShipProcess(path, environment(), **where, LITESTREAM_REGION="us-east-1")
 
 
