@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
+import pytest
 
 from changelog.ltx.codec import encode
 from changelog.ltx.header import Header, lock_page
@@ -146,6 +147,17 @@ def environment() -> dict[str, str]:
     """For a process that speaks to the S3 server here: Litestream dies of AWS_CA_BUNDLE."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     return kept | KEYS | {"NO_PROXY": "127.0.0.1"}
+
+
+@contextmanager
+def keys(found: dict[str, str]) -> Iterator[None]:
+    """These keys in the environment, and nothing else of Amazon's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in found.items():
+            patch.setenv(name, value)
+        yield
 
 
 class S3Server:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ltx_parts import BETWEEN, KEYS, START, S3Server, moto_server, past, ship, shipped
+from ltx_parts import BETWEEN, KEYS, START, S3Server, keys, moto_server, past, ship, shipped
 
 from changelog.ltx.store.names import Name, as_text
 from changelog.ltx.store.place import open_store
@@ -34,12 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
 
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_CA_BUNDLE", raising=False)
-        with moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
-            yield server
+    with keys(KEYS), moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
 
 
 def test_list_prints_a_line_for_each_file(place: tuple[Path, list[bytes]]) -> None:
@@ -132,6 +128,7 @@ def test_a_bucket_is_listed_verified_and_restored_and_no_secret_is_shown(moto: S
     assert "no bucket nowhere" in done[3].stderr and "there is no key for S3" in done[4].stderr
     assert not any(secret in one.stdout + one.stderr for one in done for secret in KEYS.values())
     assert [one.returncode for one in done[3:]] == [1, 1]
+    assert run("list", f"s3://{moto.bucket}/farm", **KEYS, AWS_ENDPOINT_URL=moto.endpoint).stdout == done[0].stdout
 
 
 def test_boto3_is_loaded_for_a_bucket_only(place: tuple[Path, list[bytes]]) -> None:

@@ -100,7 +100,7 @@ def test_two_programs_that_merge_differently_are_noticed(tmp_path: Path) -> None
     class Late(FolderStore):
         """Does not see yet what the other has made."""
 
-        def list(self, level: int, after_txid: int = 0) -> list:
+        def list(self, level: int, after_txid: int = -1) -> list:
             """Nothing on level 1."""
             return [] if level == 1 else super().list(level, after_txid)
 

@@ -5,13 +5,29 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ltx_parts import BETWEEN, KEYS, START, Litestream, S3Server, litestream, litestream_of, moto_server, past, ship, shipped
+from ltx_parts import (
+    BETWEEN,
+    KEYS,
+    START,
+    Litestream,
+    S3Server,
+    environment,
+    keys,
+    litestream,
+    litestream_of,
+    moto_server,
+    past,
+    ship,
+    shipped,
+)
 
 from changelog.errors import NotFound
 from changelog.ltx.check import verify
@@ -24,6 +40,7 @@ from changelog.ltx.store.names import Store, as_text
 from changelog.ltx.store.place import open_store
 from scripts.prove_ltx import same_state, same_states
 
+ROOT = Path(__file__).resolve().parents[1]
 OLDER = "0.5.12"  # writes pages as LZ4 frames
 STEPS = 12  # transactions that a live Litestream is given
 DEADLINE = 30  # s for it to ship one
@@ -44,12 +61,8 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Litestream:
 
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_CA_BUNDLE", raising=False)
-        with moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
-            yield server
+    with keys(KEYS), moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
 
 
 def test_ours_is_restored_by_litestream_at_the_newest_and_at_twenty_transactions(stock: Litestream, tmp_path: Path) -> None:
@@ -206,6 +219,15 @@ def test_what_an_older_litestream_writes_is_restored_by_us_and_goes_on_in_blocks
     shutil.rmtree(place / "ltx" / "0")
     restore(live.store, tmp_path / "merged.db")
     assert (tmp_path / "merged.db").read_bytes() == stock.restore(live.url, tmp_path / "theirs.db")
+
+
+def test_the_proof_script_runs(tmp_path: Path) -> None:
+    small = ["--damage", "10", "--states", "3", "--mib", "12", "--race-mib", "2", "--increments", "5", "--runs", "1", "--limit", "50"]
+    command = [sys.executable, "scripts/prove_ltx.py", *small]
+    done = subprocess.run(command, cwd=ROOT, env=environment() | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("0 DIFFERENT") == 2 and done.stdout.count("of Litestream's time") == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def rows(folder: Path, live: Live) -> list[object]:

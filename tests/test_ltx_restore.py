@@ -84,11 +84,22 @@ def test_a_hole_is_named_and_an_end_before_it_may_be_restored() -> None:
         chosen((0, 5, 5))
 
 
-def test_a_name_that_ends_before_it_begins_is_refused_for_the_newest_state() -> None:
-    files = [(9, 1, 3), (0, 4, 4), (0, 5, 4)]
-    with pytest.raises(DamagedObject, match="ends before it begins"):
+@pytest.mark.parametrize("wrong", [(0, 5, 4), (0, 0, 5), (0, 0, 0)])
+def test_a_name_that_means_no_transactions_is_refused_for_the_newest_state(wrong: tuple[int, int, int]) -> None:
+    files = [(9, 1, 3), (0, 4, 4), wrong]
+    with pytest.raises(DamagedObject, match="means no transactions"):
         chosen(*files)
     assert chosen(*files, txid=4) == [(9, 1, 3), (0, 4, 4)]
+
+
+def test_a_file_with_such_a_name_is_seen(tmp_path: Path) -> None:
+    store, _ = shipped(tmp_path / "b", 3)
+    level = tmp_path / "b" / "ltx" / "0"
+    (level / Name(0, 3, 3).file).rename(level / Name(0, 0, 3).file)
+    assert Name(0, 0, 3) in [file.name for file in store.list(0)]
+    with pytest.raises(DamagedObject, match=Name(0, 0, 3).file):
+        restore(store, tmp_path / "out.db")
+    assert str(Name(0, 0, 3)) in dict(verify(store).faults)
 
 
 def test_a_clock_that_stepped_back_makes_no_hole() -> None:

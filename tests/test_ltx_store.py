@@ -8,7 +8,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import ltx_parts
 import pytest
 import swift_server
 from cutting_proxy import Behaviour, CuttingProxy
-from ltx_parts import S3Server, moto_server
+from ltx_parts import S3Server, keys, moto_server
 
 from changelog.errors import BadRequest, Conflict, DroverError, Forbidden, NotFound, Unavailable
 from changelog.ltx.store.folder import FolderStore
@@ -27,17 +27,6 @@ from changelog.ltx.store.s3 import S3Store
 NAME = Name(0, 5, 5)
 AT = 1_790_000_000_123
 LARGE = random.Random(1).randbytes(12_000_000)  # three parts
-
-
-@contextmanager
-def keys(found: dict[str, str]) -> Iterator[None]:
-    """These keys in the environment, and nothing else of Amazon's."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in found.items():
-            patch.setenv(name, value)
-        yield
 
 
 @pytest.fixture(scope="module")

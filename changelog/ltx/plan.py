@@ -69,8 +69,8 @@ def _check_names(levels: Mapping[int, list[Stored]]) -> None:
     """Whoever asks for the newest state is told of a name that means nothing: it may be the newest file's."""
     for files in levels.values():
         for file in files:
-            if file.name.max_txid < file.name.min_txid:
-                raise DamagedObject(f"the name {file.name} ends before it begins", object=str(file.name), fault="its name means nothing")
+            if not 1 <= file.name.min_txid <= file.name.max_txid:
+                raise DamagedObject(f"the name {file.name} means no transactions", object=str(file.name), fault="its name means nothing")
 
 
 def _check_end(chosen: list[Stored], reached: int, beyond: list[Stored], files: list[Stored], *, txid: int | None, url: str) -> None:

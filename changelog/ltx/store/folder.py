@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from changelog.connection import sync_path
 from changelog.errors import BadRequest, Conflict, DroverError, Forbidden, NotFound, Unavailable
-from changelog.ltx.store.names import Name, Stored, Taken, same_content
+from changelog.ltx.store.names import ALL, Name, Stored, Taken, same_content
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what FAT and others say to a second name for a file
 
@@ -35,7 +35,7 @@ class FolderStore:
         """The folder."""
         return str(self._root)
 
-    def list(self, level: int, after_txid: int = 0) -> list[Stored]:
+    def list(self, level: int, after_txid: int = ALL) -> list[Stored]:
         """The files of a level that begin after this transaction, in order."""
         found = []
         with _asked(self._root, absent=None), os.scandir(self._level(level)) as entries:

@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol
 from changelog.errors import BadRequest
 
 SNAPSHOTS = 9  # the level of whole databases
+ALL = -1  # a transaction before every other, also before 0, which no true name has
 LEVELS = range(SNAPSHOTS + 1)  # 0 is what was shipped; those between hold several files of the one below
 
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
@@ -73,7 +74,7 @@ class Store(Protocol):
     def conditional(self) -> bool:
         """Whether the place itself refuses a second file of a name. Where it does not, `put` looks first, and two writers need a fence."""
 
-    def list(self, level: int, after_txid: int = 0) -> list[Stored]:
+    def list(self, level: int, after_txid: int = ALL) -> list[Stored]:
         """The files of a level that begin after this transaction, in order."""
 
     def open(self, name: Name, spool: int = 0, folder: Path | None = None) -> BinaryIO:

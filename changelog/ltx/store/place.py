@@ -44,7 +44,8 @@ def open_store(url: str, endpoint: str = "", region: str = "") -> Store:
     if not parts.netloc:
         raise BadRequest("a bucket is written s3://bucket/path")
     endpoint = query.get("endpoint", endpoint)
-    path_style = query.get("force-path-style", "true" if endpoint else "false") == "true"
+    elsewhere = bool(endpoint or {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} & os.environ.keys())
+    path_style = query.get("force-path-style", str(elsewhere)).lower() == "true"
     from changelog.ltx.store.s3 import S3Store
 
     return S3Store(s3_client(endpoint, query.get("region", region), path_style), parts.netloc, unquote(parts.path))

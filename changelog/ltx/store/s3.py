@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound
 
 from changelog.errors import DroverError, Forbidden, NotFound, Unavailable
-from changelog.ltx.store.names import Name, Stored, Taken, as_text, from_moment, from_text, same_content
+from changelog.ltx.store.names import ALL, Name, Stored, Taken, as_text, from_moment, from_text, same_content
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ class S3Store:
             self._conditional = self._probe()
         return self._conditional
 
-    def list(self, level: int, after_txid: int = 0) -> list[Stored]:
+    def list(self, level: int, after_txid: int = ALL) -> list[Stored]:
         """The files of a level that begin after this transaction, in order."""
         prefix = self._key_of(f"{level:04x}/")
         asked = {"Bucket": self._bucket, "Prefix": prefix}
-        if after_txid:
+        if after_txid > 0:
             asked["StartAfter"] = f"{prefix}{after_txid:016x}-{'f' * 16}.ltx"
         found = []
         with self._asked(self.url):
