@@ -33,7 +33,8 @@ class Arrival:
     def may_open(self) -> bool:
         """Whether the file there may be opened now. Raises DamagedFile when there is none.
 
-        A new one only when it is complete and the writer, if there is one, has opened it: he removes what belonged to the old one.
+        A new one only when it is complete and the writer, if there is one, has opened it: he removes what belonged to the old one, which
+        must still be open here.
         """
         file = identity(self._path)
         if file is None:
@@ -49,4 +50,5 @@ class Arrival:
         if now - self._seen_at < (SETTLE if opened else NEW_OWNER):
             return False
         drop_journal(self._path, self._journal)
+        self.file, self._journal = file, {}  # once: the old ones are about to be closed, and new ones may get their inodes
         return True

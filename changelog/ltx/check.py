@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +15,9 @@ from changelog.errors import DamagedObject, DroverError, NotFound
 from changelog.ltx.codec import Decoder
 from changelog.ltx.fetch import Fetched, decoded, fetched
 from changelog.ltx.header import Header
-from changelog.ltx.plan import choose, list_all
+from changelog.ltx.plan import ASKED_AT_ONCE, choose, list_all
 from changelog.ltx.restore import restore
-from changelog.ltx.store.names import SNAPSHOTS, Store, Stored, as_text
+from changelog.ltx.store.names import SNAPSHOTS, Name, Store, Stored, as_text
 
 
 @dataclass
@@ -87,7 +89,7 @@ def _check_files(
 ) -> None:
     every = [file for files in levels.values() for file in files]
     total, done, before, headers = sum(file.size for file in every), 0, None, {}
-    with fetched(store, every, folder) as each:
+    with _times(store, every) as times, fetched(store, every, folder) as each:
         for stored, future in each:
             goes_on = before is not None and before[0].level == stored.name.level and before[0].max_txid + 1 == stored.name.min_txid
             try:
@@ -99,7 +101,7 @@ def _check_files(
                 before = None
             else:
                 before, headers[stored.name] = (stored.name, header), header
-                _compare(store, stored, header, found)
+                _compare(times[stored.name], stored, header, found)
             found.files, found.bytes, done = found.files + 1, found.bytes + stored.size, done + stored.size
             progress(done, total)
     sizes = {header.page_size for header in headers.values()}
@@ -127,9 +129,19 @@ def _check_file(store: Store, one: Fetched, before: Header | None) -> Header:
     return header
 
 
-def _compare(store: Store, stored: Stored, header: Header, found: Verified) -> None:
+@contextmanager
+def _times(store: Store, files: Sequence[Stored]) -> Iterator[dict[Name, Future[int]]]:
+    """The times that the writer gave the files, asked for while the files themselves are read."""
+    pool = ThreadPoolExecutor(ASKED_AT_ONCE, "times")
     try:
-        at = store.timestamp(stored.name)
+        yield {file.name: pool.submit(store.timestamp, file.name) for file in files}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compare(time: Future[int], stored: Stored, header: Header, found: Verified) -> None:
+    try:
+        at = time.result()
     except NotFound:
         return
     if at != header.timestamp_ms:

@@ -7,12 +7,11 @@ database follows when the store is back. Whatever is in doubt ends the same way:
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 
 import apsw
 
@@ -23,7 +22,7 @@ from changelog.ltx import rest
 from changelog.ltx.arrival import Arrival
 from changelog.ltx.chain import Chain, StoreAway, chain_in, chain_of
 from changelog.ltx.fence import Fence
-from changelog.ltx.staging import Staging
+from changelog.ltx.staging import Staging, in_words
 from changelog.ltx.status import StatusFile, folder_of, running_lease
 from changelog.ltx.store.names import Store
 from changelog.ltx.tail import Change, Tail
@@ -38,7 +37,6 @@ IDLE = 0.25  # s between looks when nobody commits: somebody's checkpoint may wa
 RETRY = 1.0  # s after a failure on this side
 CHECKPOINT_RETRY = 0.5  # s, when somebody kept the -wal as it was
 DRAIN = 1.5  # s that the store is given at the end
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +61,7 @@ class Shipper:
         self._upkeep = Upkeep(store, folder, lambda: not self.uploader.failure and not self.fence.cause, self._status)
         self._chain: Chain | None = None
         self._tail: Tail | None = None
+        self._left: Tail | None = None  # that of the file which was followed last
         self._wake: Wake | None = None
         self._arrival = Arrival(path)
         self._staged_at = self._tried_at = -SPACING_AWAY  # time.monotonic() of the last file, and of the last checkpoint in vain
@@ -102,7 +101,7 @@ class Shipper:
             self._failed(exc.message, away=True)
             pause = self._backoff.next()
         except (DroverError, apsw.Error, OSError) as exc:
-            self._failed(_words(exc))
+            self._failed(in_words(exc))
             if isinstance(exc, apsw.Error) and not isinstance(exc, apsw.BusyError):
                 self._let_go()  # a connection that failed so is of no use any more
             pause = RETRY
@@ -135,8 +134,9 @@ class Shipper:
             if self._tail is not None and not self.fence.cause and self._arrival.is_same():
                 self._finish(self._tail)
         except (DroverError, apsw.Error, OSError) as exc:
-            logger.warning("the end was not shipped, the next start sees to it cause=%s", _words(exc))
+            logger.warning("the end was not shipped, the next start sees to it cause=%s", in_words(exc))
         self._let_go()
+        self._close_left()
         self._upkeep.stop()
         self.uploader.stop(DRAIN)
         self._status.set(state="stopped", cause=self.fence.cause)
@@ -156,6 +156,7 @@ class Shipper:
         # So that no -wal stays behind, if this is the last to close. Open before the others end: else nobody knows that it is in the file.
         with closing(connect(self._path)):
             self._let_go()
+            self._close_left()
 
     def _open(self) -> bool:
         """Begin to follow the file at the path; False while it is too early. Raises what prevents it."""
@@ -164,6 +165,7 @@ class Shipper:
         if not self._arrival.may_open():
             return False
         chain = self._chain_now()
+        self._close_left()
         self._lease.take()
         tail = Tail(self._path)
         try:
@@ -215,9 +217,16 @@ class Shipper:
             self._wake.close()
             self._wake = None
         if self._tail is not None:
-            self._tail.close()
-            self._tail = None
+            self._left, self._tail = self._tail, None
+            with suppress(apsw.Error):
+                self._left.pause()
         self._lease.release()
+
+    def _close_left(self) -> None:
+        """Close the file that was left: it stayed open so that another one is known by its inode, and so are its -wal and -shm."""
+        if self._left is not None:
+            self._left.close()
+            self._left = None
 
     def _hand_out(self, change: Change | None) -> None:
         """Stage a change, and a whole database when the store has a hole."""
@@ -293,10 +302,3 @@ class Shipper:
         if self._failure:
             logger.warning("shipping goes on path=%s", self._path)
         self._failure = ""
-
-
-def _words(exc: Exception) -> str:
-    """An error for the status and the log."""
-    if isinstance(exc, OSError) and exc.errno in FULL:
-        return "there is no space for the files that wait for the store: the disk of the database is full"
-    return str(exc) or type(exc).__name__

@@ -7,6 +7,7 @@ always be made again.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -23,6 +24,7 @@ from changelog.ltx.tail import Change
 from changelog.ltx.wal import FRAME_HEADER, Mark
 from changelog.ltx.wal import HEADER as WAL_HEADER
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = ".tmp"
 IMAGE = "image"
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
@@ -191,3 +193,10 @@ def _staged(path: Path) -> Staged:
         header = Header.unpack(file.read(HEADER.size).ljust(HEADER.size, b"\0"), str(path))
     txid = int(parts[1], 16)
     return Staged(path, Name(0, txid, txid), header, path.stat().st_size, bytes.fromhex(parts[2]))
+
+
+def in_words(exc: Exception) -> str:
+    """An error for the status and the log."""
+    if isinstance(exc, OSError) and exc.errno in FULL:
+        return "there is no space for the files that wait for the store: the disk of the database is full"
+    return str(exc) or type(exc).__name__

@@ -79,6 +79,12 @@ class Tail:
         self._open.append(db)
         return db
 
+    def pause(self) -> None:
+        """Hold the -wal no more, for good; the files stay open, so that no other ones get their inodes."""
+        for db in (self._held, self._spare):
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+
     def close(self) -> None:
         """Let go. The -wal stays as it is, so that the next one can go on where this one ended."""
         for db in self._open:

@@ -17,7 +17,7 @@ from changelog.ltx.store.names import Store
 REGION = "us-east-1"  # where nothing says which; stores that are not Amazon's take any
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # s
 ATTEMPTS = 4  # of one request
-CONNECTIONS = 16
+CONNECTIONS = 24  # that are kept: threads that fetch, and those that ask for times
 OPTIONS = {"endpoint", "region", "force-path-style"}  # Litestream's names
 
 
