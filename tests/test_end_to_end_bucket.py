@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from farm_processes import Farm, eventually
+from farm_processes import Farm, eventually, shell
 from ltx_parts import KEYS, moto_server
 from shipping import Shipper, s3_settings, ship_to
 
@@ -99,7 +99,8 @@ def test_what_is_older_in_the_bucket_is_not_applied_and_only_installed_when_forc
     farm.assert_identical()
 
 
-def test_a_strangers_bucket_is_refused_with_an_alarm(farm: Farm, shipper: Shipper, tmp_path: Path) -> None:
+def put_a_stranger_there(farm: Farm, shipper: Shipper, tmp_path: Path) -> None:
+    """The server has the farm; then the Pi is away, and another farm is shipped to the same place."""
     farm.fill(3)
     farm.server.start()
     farm.assert_identical()
@@ -112,6 +113,10 @@ def test_a_strangers_bucket_is_refused_with_an_alarm(farm: Farm, shipper: Shippe
     other = farm.pi.command("user", "add", "other", "--role", "admin", "--password-stdin", typed="a long enough password\n")
     assert other.returncode == 0, other.stderr
     shipper.start()
+
+
+def test_a_strangers_bucket_is_refused_with_an_alarm(farm: Farm, shipper: Shipper, tmp_path: Path) -> None:
+    put_a_stranger_there(farm, shipper, tmp_path)
     eventually(lambda: farm.status()["state"] == "refused")
     assert "another history" in farm.status()["last_error"] and "BATCH001" in farm.page(farm.login())
     command = farm.server.command("bootstrap", "--from-bucket", "--force")
@@ -127,6 +132,18 @@ def test_a_strangers_bucket_is_refused_with_an_alarm(farm: Farm, shipper: Shippe
     assert accepted.returncode == 0, accepted.stderr
     farm.assert_identical()
     assert farm.status()["state"] == "following"
+
+
+def test_a_stranger_that_is_accepted_by_its_bucket_takes_the_place_of_the_old_farm_which_is_kept(
+    farm: Farm, shipper: Shipper, tmp_path: Path
+) -> None:
+    put_a_stranger_there(farm, shipper, tmp_path)
+    eventually(lambda: farm.status()["state"] == "refused")
+    accepted = farm.server.command("accept", "--from-bucket", "--yes")
+    assert accepted.returncode == 0, accepted.stderr
+    farm.assert_identical()
+    [kept] = farm.server.data.glob("replica.db.archive-*")
+    assert shell(kept, "SELECT batch_number FROM batches") == "BATCH001"
 
 
 def test_a_server_that_is_killed_while_it_advances_converges_alone_and_never_goes_back(farm: Farm, shipper: Shipper) -> None:
