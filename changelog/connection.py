@@ -3,8 +3,9 @@
 - apsw only. The standard library's sqlite3 in the same process drops the file locks that apsw holds (POSIX locks belong to the
   process and go with the first close()), and commits are lost. For the same reason nothing in a process may open() and close() a
   database file that it has open here: files are copied with SQLite's backup API.
-- One checkpointer at a time: only a connection opened with `checkpoints=True` moves the -wal into the file. SQLite up to 3.51.2 can
-  corrupt a file when two connections do so at once (the WAL-reset bug), and Raspberry Pi OS has 3.40.
+- One checkpointer at a time: only a connection opened with `checkpoints=True` moves the -wal into the file, or the shipper while it runs
+  (changelog/lease.py). SQLite up to 3.51.2 can corrupt a file when two connections do so at once (the WAL-reset bug), and Raspberry Pi
+  OS has 3.40.
 - synchronous=FULL: what was committed stays committed through a power cut.
 """
 
@@ -14,6 +15,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import apsw
 
@@ -66,20 +68,27 @@ def connect(
     scratch: bool = False,
     checkpoints: bool = False,
     foreign_keys: bool = False,
+    immutable: bool = False,
+    leaves_wal: bool = False,
     patience: int = BUSY_TIMEOUT,
 ) -> apsw.Connection:
     """Open `path` by our rules and return the apsw connection.
 
     `readonly` also sets query_only; `create` makes a missing file (in WAL mode); `scratch` is for a file that nobody else knows and that a
     crash may ruin: no journal, no syncs; `checkpoints` makes this connection the file's checkpointer; `foreign_keys` enforces them;
-    `patience` is how many ms a statement waits for somebody's lock, the first one here included.
+    `immutable` reads a file that nobody writes to meanwhile, without locks and without making a -wal or -shm beside it; `leaves_wal`: when
+    this is the last connection to close, the -wal is neither moved into the file nor removed; `patience` is how many ms a statement waits
+    for somebody's lock, the first one here included.
     Raises DamagedFile when the file is missing or is not a database.
     """
+    name, readonly = os.fspath(path), readonly or immutable
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
     if create:
         flags |= apsw.SQLITE_OPEN_CREATE
+    if immutable:
+        name, flags = f"file:{quote(os.path.abspath(name))}?immutable=1", flags | apsw.SQLITE_OPEN_URI
     try:
-        db = Connection(os.fspath(path), flags=flags)
+        db = Connection(name, flags=flags)
     except (apsw.CantOpenError, apsw.IOError) as exc:
         reason = "is missing" if not Path(path).exists() else "cannot be opened"
         raise DamagedFile(f"{path} {reason}", path=str(path)) from exc
@@ -87,6 +96,8 @@ def connect(
         db.set_busy_timeout(patience)
         db.transaction_mode = "IMMEDIATE" if not readonly else "DEFERRED"
         db.wal_autocheckpoint(WAL_AUTOCHECKPOINT if checkpoints else 0)
+        if leaves_wal:
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         if scratch:
             db.pragma("journal_mode", "off")
         elif create:

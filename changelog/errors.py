@@ -126,5 +126,13 @@ class DamagedFile(DroverError):
     action = "retry"
 
 
+class DamagedObject(DroverError):
+    """An object of a bucket is damaged, or is not what its name says."""
+
+
+class Fenced(DroverError):
+    """Somebody else ships to the same place: nothing is shipped from here until it is known who should."""
+
+
 class Unreachable(DroverError):
     """The primary cannot be reached."""

@@ -1,39 +1,45 @@
-"""The command line of the Pi: `python -m pi serve|adopt|key|replica|user`."""
+"""The command line of the Pi: `python -m pi serve|ship|restore|adopt|key|replica|user`."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import apsw
 import click
-from flask import Flask
 
-from changelog.acks import Acks
-from changelog.connection import connect
-from changelog.errors import ConfigError, DroverError
-from changelog.node.logs import start_logging
-from changelog.node.runner import Role, Service
-from changelog.node.runner import serve as run_role
-from changelog.node.settings import Settings, prepare_data_dir
-from changelog.primary import Primary
-from pi import farm, replicas, users
-from pi.adopt import adopt
-from pi.app import create_app
-from pi.keys import ROLES, Keys
-from pi.measures import Measures
-from pi.push import Push
-from pi.retention import Retention
-from pi.serial_reader import SerialReader
-from pi.writer import Writer
+from changelog.errors import DroverError
+from changelog.node.settings import Settings
+
+COMMANDS = ["adopt", "key", "replica", "restore", "serve", "ship", "user"]
 
 
 class Commands(click.Group):
     """A group whose errors of ours are one line on stderr and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return COMMANDS
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name. Only what is called is imported: the shipper, which always runs, has no use for a web server."""
+        command: click.Command | None = None
+        match cmd_name:
+            case "adopt":
+                from pi.adopt import adopt as command
+            case "key":
+                from pi.key_commands import key as command
+            case "replica":
+                from pi.replicas import replica as command
+            case "restore":
+                from pi.restore import restore as command
+            case "serve":
+                from pi.serve import serve as command
+            case "ship":
+                from pi.ship import ship as command
+            case "user":
+                from pi.users import user as command
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -53,125 +59,6 @@ def main(ctx: click.Context) -> None:
     """Drover on the Pi: settings come from .env and the environment."""
     ctx.obj = Settings.load()
 
-
-@main.command()
-@click.pass_obj
-def serve(settings: Settings) -> None:
-    """Serve the Pi: radio, worker and API, until a signal ends it."""
-    prepare_data_dir(settings)
-    start_logging(settings, "pi")
-    if settings.pi_tls and not settings.pi_cert.exists():
-        raise ConfigError(
-            f"the certificate {settings.pi_cert} is missing: `scripts/run.sh pi` makes it, or: openssl req -x509 -newkey ec"
-            f" -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=pi -addext subjectAltName=DNS:pi,DNS:localhost,IP:127.0.0.1"
-            f" -keyout {settings.pi_key} -out {settings.pi_cert}"
-        )
-    certificate, key = (settings.pi_cert, settings.pi_key) if settings.pi_tls else (None, None)
-    run_role(Role("pi", settings.pi_bind, settings.pi_port, certificate, key, lambda: create(settings)))
-
-
-class OpenFiles:
-    """The reading side, the keys and the acknowledgements as the first service to start, hence the last to stop."""
-
-    def __init__(self, primary: Primary, keys: Keys, acks: Acks) -> None:
-        self.primary, self.keys, self.acks = primary, keys, acks
-
-    def start(self) -> None:
-        """They are open already."""
-
-    def stop(self) -> None:
-        """Close all, so that no -wal stays behind: the last connection to close removes it, if it may write."""
-        self.primary.close()
-        with contextlib.suppress(DroverError):
-            connect(self.primary.path).close()
-        self.acks.close()
-        self.keys.close()
-
-
-def create(settings: Settings, sockets: int = Role.sockets) -> tuple[Flask, list[Service]]:
-    """The application of the Pi and the services that run beside it; at most `sockets` clients are pushed to."""
-    farm.open_farm(settings.farm_db)
-    keys = Keys(settings.pi_db, checkpoints=True)
-    acks, measures = Acks(settings.pi_db), Measures()
-    retention = Retention(settings.farm_db, acks, settings.changelog_keep_days, settings.changelog_max_bytes)
-
-    def committed(seconds: float) -> None:
-        measures.committed(seconds)
-        primary.commits.hint()
-
-    writer = Writer(settings.farm_db, settings.lora_processing_interval, retention, committed)
-    primary = Primary(settings.farm_db, writer.reconcile, writer.opened)
-    services: list[Service] = [OpenFiles(primary, keys, acks), writer]
-    radio = SerialReader(settings.lora_serial_port, settings.lora_baud, writer) if settings.lora_serial_port else None
-    if radio:
-        services.append(radio)
-    measures.ask(
-        settings.farm_db,
-        queued=lambda: writer.queued,
-        dropped=lambda: radio.statistics.overflow if radio else 0,
-        acks=acks,
-        retention=retention,
-    )
-    app = create_app(settings, writer, primary, keys, acks, measures=measures)
-    push = Push(app, primary, keys, sockets)
-    measures.ask_push(push)
-    services.append(push)  # the last to start, hence the first to stop: its sockets end while everything is still there
-    return app, services
-
-
-@main.group()
-def key() -> None:
-    """The API keys of replicas, devices and programs."""
-
-
-@key.command()
-@click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), required=True, help="office: what replica and writer may, for people who are named.")
-@click.pass_obj
-def add(settings: Settings, name: str, role: str) -> None:
-    """Make the key NAME and print it: this once."""
-    with _keys(settings) as keys:
-        click.echo(keys.add(name, role))
-
-
-@key.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-@click.pass_obj
-def list_(settings: Settings, as_json: bool) -> None:
-    """Show names, roles and when each key was last used."""
-    with _keys(settings) as keys:
-        rows = keys.rows()
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    for row in rows:
-        click.echo(f"{row['name']:<24} {row['role']:<8} made {row['created_at']}  last used {row['last_used_at'] or 'never'}")
-
-
-@key.command()
-@click.argument("name")
-@click.pass_obj
-def revoke(settings: Settings, name: str) -> None:
-    """Forget the key NAME: whoever uses it is refused from now on, and the log is not kept for replicas that used it."""
-    with _keys(settings) as keys, replicas.open_acks(settings) as acks:
-        keys.revoke(name)
-        count = acks.forget_key(name)
-    click.echo(f"key {name} revoked" + (f", and {count} replicas forgotten that used it" if count else ""))
-
-
-@contextmanager
-def _keys(settings: Settings) -> Iterator[Keys]:
-    prepare_data_dir(settings)
-    keys = Keys(settings.pi_db)
-    try:
-        yield keys
-    finally:
-        keys.close()
-
-
-main.add_command(users.user)
-main.add_command(replicas.replica)
-main.add_command(adopt)
 
 if __name__ == "__main__":
     main(prog_name="python -m pi")

@@ -13,7 +13,7 @@ from changelog.acks import Acks
 from changelog.connection import rows
 from changelog.node.metrics import COMMIT_BUCKETS, UNREADABLE, LogFacts, LogFile, Metric, Metrics, counted, disk_free, gauge, gauges
 from changelog.retention import about_log_bytes
-from pi import farm, herd
+from pi import farm, herd, shipping
 from pi.push import Push
 from pi.retention import Retention
 
@@ -69,6 +69,7 @@ class Measures:
         self.metrics.ask(of_the_process)
         self.metrics.ask(lambda: log.metrics(of_the_primary))
         self.metrics.ask(lambda: disk_free(path.parent))
+        self.metrics.ask(lambda: shipping.metrics(path, time.time()))
 
     def ask_push(self, push: Push) -> None:
         """Say who pushes."""

@@ -30,6 +30,7 @@ from changelog.schema import read_tables, schema_hash
 from changelog.snapshot import Snapshot, SnapshotStore
 from changelog.wire import MEDIA_TYPE
 from pi.keys import Keys
+from pi.shipping import for_health
 
 SQLITE_MEDIA_TYPE = "application/vnd.sqlite3"
 LIMIT, MAX_LIMIT = 1000, 5000  # changes in one JSON reply
@@ -93,6 +94,7 @@ def blueprint(primary: Primary, keys: Keys, acks: Acks, folder: Path) -> Bluepri
                     "schema_version": _schema_version(db),
                     "sqlite_version": apsw.sqlite_lib_version(),
                     "timestamp": _now(),
+                    **({"ship": shipped} if (shipped := for_health(primary.path)) else {}),
                 }
             )
 

@@ -1,4 +1,4 @@
-"""The one thread that writes to farm.db: it commits in groups, works off payloads, trims the log, and owns the checkpoints.
+"""The one thread that writes to farm.db: it commits in groups, works off payloads, trims the log, and checkpoints while no shipper runs.
 
 A job is a function of the connection; it may run again when its transaction could not be committed (a locked file, a full disk), so it does
 nothing but write there. Its future resolves after the commit: what has been answered survives a power cut.
@@ -22,8 +22,9 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
-from changelog.connection import connect, drop_journal, identity, journal_of, rows
+from changelog.connection import WAL_AUTOCHECKPOINT, connect, drop_journal, identity, journal_of, rows
 from changelog.errors import DamagedFile, DroverError, Unavailable
+from changelog.lease import checkpoint_lease
 from changelog.log import signed
 from changelog.position import Position
 from pi import farm, herd
@@ -149,6 +150,9 @@ class Writer:
         self._quiet_since: int | None = None  # the log's head when the schema was last seen as we know it
         self._reconciled = 0  # how often
         self._work_at = 0.0  # time.monotonic() of the worker's next look
+        self._lease = checkpoint_lease(path)
+        self._checkpoints = True  # whether they are ours just now, and not the shipper's
+        self._asked_at = 0.0  # time.monotonic() of the last look at that
         self._outage: Exception | None = None  # why nothing can be written
         self._began_at: float | None = None  # time.monotonic() of the begin of the transaction at work
 
@@ -325,6 +329,7 @@ class Writer:
         db = self._present()
         self._see_schema(db)
         self._report_recovery()
+        self._share_checkpoints(db)
         if self.has_farm and time.monotonic() >= self._work_at:
             self._work_at = time.monotonic() + self._interval
             if herd.any_received(db):
@@ -332,6 +337,18 @@ class Writer:
                 self._settle([task])
                 if task.future.result().value == WORK:
                     self._work_at = 0.0  # there may be more; what is queued has its turn first
+
+    def _share_checkpoints(self, db: apsw.Connection) -> None:
+        """Leave the -wal to the shipper while one runs, and take it back when that has ended, however."""
+        now = time.monotonic()
+        if now - self._asked_at < LOOK:
+            return
+        self._asked_at = now
+        ours = not self._lease.is_held()
+        if ours != self._checkpoints:
+            self._checkpoints = ours
+            db.wal_autocheckpoint(WAL_AUTOCHECKPOINT if ours else 0)
+            logger.info("checkpoints are made by the %s", "writer" if ours else "shipper")
 
     def _see_schema(self, db: apsw.Connection) -> None:
         """Reconcile when the schema moved; else remember up to which seq it had not."""
@@ -374,7 +391,7 @@ class Writer:
         db = connect(self.path, checkpoints=True, foreign_keys=True)
         db.set_busy_timeout(BUSY)
         db.pragma("journal_size_limit", WAL_KEPT)
-        self._db, self._quiet_since = db, None
+        self._db, self._quiet_since, self._checkpoints, self._asked_at = db, None, True, 0.0
         self._reconcile(db)
         self._journal = journal_of(self.path)
         return db

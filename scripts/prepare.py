@@ -75,6 +75,7 @@ def prepare_demo() -> None:
         "SERVER_HOST": ANY_ADDRESS.get(settings.server_bind, settings.server_bind),
         "SERVER_AT": str(settings.server_port),
         "CERTIFICATE": str(settings.pi_cert),
+        "BUCKET": settings.litestream_bucket,
     }
     print(*(f"export {name}={shlex.quote(text)}" for name, text in exports.items()), sep="\n")
     print(*(f"{name}={shlex.quote(text)}" for name, text in facts.items()), sep="\n")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs Drover. Without an argument: Pi, server and a simulated radio on this machine, until Ctrl-C. `run.sh pi` or `run.sh server`: that role.
+# Runs Drover. Without an argument: Pi, server, a simulated radio and, where a bucket is configured, the shipper, on this machine, until
+# Ctrl-C. `run.sh pi`, `run.sh server` or `run.sh ship`: that role.
 # What a first start needs (packages, .env, certificate, database, a login) is made; what is there is never changed.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
@@ -15,7 +16,13 @@ run_role() {
   [ "${2-}" = --prepare ] || exec "$python" -m "$1" serve
 }
 
+run_ship() { # beside the Pi's own role, which makes what it needs
+  scripts/venv.sh
+  exec "$python" -m pi ship
+}
+
 children=()
+shipper= # its process
 facts= # file in which scripts/prepare.py tells what it found
 
 begin() { # set -m: the child leads a process group of its own, so that Ctrl-C reaches only this script, which ends all in order
@@ -27,9 +34,11 @@ begin() { # set -m: the child leads a process group of its own, so that Ctrl-C r
 
 finish() {
   trap '' INT TERM HUP
-  local child tenths=0
-  kill -TERM "${children[@]:1}" 2>/dev/null || true
-  for child in "${children[@]:1}" "${children[@]:0:1}"; do # last the first, the radio: a line that goes away would alarm the Pi
+  local child others=() tenths=0
+  for child in "${children[@]:1}"; do [ "$child" = "$shipper" ] || others+=("$child"); done
+  kill -TERM "${others[@]}" 2>/dev/null || true
+  # Last the first, the radio: a line that goes away would alarm the Pi. And the shipper, behind those who still write.
+  for child in "${others[@]}" "${children[@]:0:1}" $shipper; do
     kill -TERM "$child" 2>/dev/null || true
     while kill -0 "$child" 2>/dev/null && [ $((tenths++)) -lt $STOP_LIMIT ]; do sleep 0.1; done
     kill -KILL -- "-$child" 2>/dev/null || true
@@ -71,6 +80,7 @@ Drover runs; Ctrl-C ends it.
   login         $how
   Pi's API      $PI_SCHEME://localhost:$PI_AT/api/sync/health (its certificate: $CERTIFICATE)
   databases     $DATA/farm.db is the Pi's, $DATA/replica.db the server's copy
+  bucket        ${BUCKET:-none: LITESTREAM_BUCKET in .env names one}
   radio         ${LINK:+simulated, a payload every two seconds on }$RADIO
 
 END
@@ -87,6 +97,10 @@ run_demo() {
   [ -z "$LINK" ] || begin "$python" scripts/simulate_lora.py --link "$LINK" >/dev/null
   begin "$python" -m pi serve
   await_port Pi "$PI_HOST" "$PI_AT"
+  if [ -n "$BUCKET" ]; then
+    begin "$python" -m pi ship
+    shipper=${children[-1]}
+  fi
   begin "$python" -m server serve
   await_port server "$SERVER_HOST" "$SERVER_AT"
   await_copy
@@ -97,9 +111,10 @@ run_demo() {
 
 case "${1-}" in
 pi | server) run_role "$@" ;;
+ship) run_ship ;;
 "") run_demo ;;
 *)
-  echo "usage: scripts/run.sh [pi|server [--prepare]]" >&2
+  echo "usage: scripts/run.sh [pi|server [--prepare]|ship]" >&2
   exit 2
   ;;
 esac

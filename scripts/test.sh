@@ -7,6 +7,7 @@ missing=()
 for program in chromium openssl sqlite3; do
   command -v "$program" >/dev/null || missing+=("$program")
 done
+command -v swift-proxy-server >/dev/null || missing+=(swift-proxy swift-account swift-container swift-object) # an S3 server that checks signatures
 if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "Installing ${missing[*]} ..." >&2
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"; } >&2 || true

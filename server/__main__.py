@@ -23,8 +23,9 @@ from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.pull import pull as pull_from
 from server.app import create_app
+from server.bucket import newest_in_bucket
 from server.live import MOST_SOCKETS, Live
-from server.local import local_status, resync_here_or_there, stored_status, verify_here_or_there
+from server.local import bootstrap_here_or_there, local_status, resync_here_or_there, stored_status, verify_here_or_there
 from server.pi_client import PiClient
 from server.push_client import PushClient
 from server.remote import RemoteSource, settings_for
@@ -84,6 +85,8 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     live = Live(replica, state)
     sync = SyncService(settings, replica, store, state, live.applied)
     replica.when_broken = sync.replica_broke
+    if settings.follow == "bucket":
+        return create_app(settings, replica, store, state, sync, live=live), [*services, sync, live]
     push = PushClient(settings, store.replica_id, offer=sync.offer, linked=sync.linked, ignored=sync.measures.ignored)
     return create_app(settings, replica, store, state, sync, live=live), [*services, sync, live, push]
 
@@ -104,19 +107,56 @@ def status(as_json: bool) -> None:
 
 @main.command()
 @click.option("--yes", is_flag=True, help="The present copy is replaced (it is kept as a file beside it): say so.")
-def accept(yes: bool) -> None:
+@click.option("--from-bucket", is_flag=True, help="The Pi whose newest state is in the bucket: for one that cannot be reached.")
+def accept(yes: bool, from_bucket: bool) -> None:
     """Take the Pi that answers now as ours, though its history does not go on from the accepted one."""
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("this replaces the office's copy by that of the Pi which answers now; add --yes")
     with failing_in_one_line():
         settings = Settings.load()
         prepare_data_dir(settings)
-        with closing(Store(settings.server_db)) as store, closing(PiClient(settings, store.replica_id)) as client:
-            facts = client.facts("/schema")
+        with closing(Store(settings.server_db)) as store:
+            where, epoch, seq = _found_in_bucket(settings) if from_bucket else _found_at_the_pi(settings, store.replica_id)
             if not yes:
-                click.confirm(f"Take the Pi at {client.host} (epoch {facts['epoch']}, head {facts['seq']}) as ours?", abort=True)
-            store.accepted_epoch = facts["epoch"]
-    click.echo(f"accepted epoch {facts['epoch']}: the server fetches its copy at the next try")
+                click.confirm(f"Take the Pi at {where} (epoch {epoch}, head {seq}) as ours?", abort=True)
+            store.accepted_epoch = epoch
+    click.echo(f"accepted epoch {epoch}: the server fetches its copy at the next try")
+
+
+def _found_at_the_pi(settings: Settings, replica_id: str) -> tuple[str, str, int]:
+    """Where, which epoch, and its head."""
+    with closing(PiClient(settings, replica_id)) as client:
+        facts = client.facts("/schema")
+        return client.host, facts["epoch"], facts["seq"]
+
+
+def _found_in_bucket(settings: Settings) -> tuple[str, str, int]:
+    url, head = newest_in_bucket(settings)
+    return url, head.epoch, head.seq
+
+
+@main.command()
+@click.option("--from-bucket", is_flag=True, help="The newest state of the bucket; the Pi is not asked, and need not run.")
+@click.option("--force", is_flag=True, help="Also where it is older than what is here: what is lost is kept in a file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bootstrap(from_bucket: bool, force: bool, as_json: bool) -> None:
+    """Make the replica out of the bucket that the Pi ships to (LITESTREAM_BUCKET); then it goes on with the Pi from there.
+
+    A copy of the Pi itself is fetched by `resync`, and at the first start.
+    """
+    if not from_bucket:
+        raise click.UsageError("add --from-bucket; a copy of the Pi itself is fetched by: python -m server resync")
+    with failing_in_one_line():
+        settings = Settings.load()
+        prepare_data_dir(settings)
+        result = bootstrap_here_or_there(settings, force)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(f"from             {result['source']}")
+        click.echo(f"shipped at       {result['as_of']} UTC by the Pi's clock")
+        click.echo(f"position before  {result['before'] or 'none: there was no replica'}")
+        click.echo(f"position after   {result['after']}")
 
 
 @main.command()

@@ -7,18 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import apsw
 
 from changelog.bootstrap import fit_out
-from changelog.connection import connect, one, remove_database
+from changelog.connection import remove_database
 from changelog.errors import BrokenFrame, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, ProtocolMismatch, Stranger, Unavailable
 from changelog.position import Position
 from changelog.replay import TableContents, checkpoint, position_of, replay
-from changelog.schema import identifier, read_tables
 from changelog.wire import Header, Page, decode_frame
 from server.catch_up import CatchUp
+from server.counts import named, row_counts
+from server.download import Progress
 from server.measures import Measures, failure_cause
 from server.pi_client import PiClient
 from server.replica import Replica
@@ -26,15 +27,23 @@ from server.replica_file import Broken, ReplicaFile
 from server.road import Cause, Doubt, Road
 from server.state import SyncState
 from server.store import Store
-from server.verifier import CannotVerify, Verdict, compare_with_pi, remember
+from server.verifier import RemotePrimary, Verdict, compare_with
 
-FIRST_NAMED = ("batches", "cattle", "pens")  # in the log line of a full sync
 MALFORMED = 3  # frames in a row that do not decode, after which a snapshot is taken
 LOOK_AGAIN = 1.0  # s between looks at the Pi's head, following by snapshots
 Applied = Callable[[int, int], object]  # seq before, seq after; 0 before where it was not by replay, so that the log tells less than all
 HISTORY_CHANGED: tuple[Cause, ...] = ("rewound", "new_epoch")
 
 logger = logging.getLogger(__name__)
+
+
+class Origin(Protocol):
+    """Where a whole copy comes from."""
+
+    name: str  # in the words of the log
+
+    def snapshot(self, target: Path, accepted_epoch: str | None, progress: Progress) -> int:
+        """Write one to `target`; returns its size in bytes. `accepted_epoch` must be part of its history."""
 
 
 class Follower:
@@ -74,13 +83,13 @@ class Follower:
         if doubt is None:
             doubt = self._snapshot_is_due() if self.road.repeated else self._pull(wait)
         if doubt is not None:
-            self._take_road(doubt)
+            self.take_road(doubt)
 
     def look(self) -> None:
         """Look at the replica's file, and bootstrap where there is doubt. Raises what `step` raises."""
         doubt = self.file.doubt()
         if doubt is not None:
-            self._take_road(doubt)
+            self.take_road(doubt)
 
     def apply(self, frame: bytes) -> bool:
         """Replay a frame that was pushed, if it leads on from exactly where the replica is.
@@ -96,7 +105,7 @@ class Follower:
             before = position_of(db)
             if header.start != before:
                 return False
-            self._advance(db, before, (header, self._counted(pages)), len(frame))
+            self.advance(db, before, (header, self._counted(pages)), lambda: len(frame))
         except (BrokenFrame, ProtocolMismatch, Divergence, *Broken) as exc:
             logger.warning("What the Pi pushed does not fit and is asked for: %s", exc)
             return False
@@ -111,26 +120,49 @@ class Follower:
         before = position_of(db)
         had = self._client.received
         frame = self._catch_up.frame(before, wait=wait, upto=upto)
-        return self._advance(db, before, frame, self._client.received - had)
+        return self.advance(db, before, frame, lambda: self._client.received - had)
 
-    def bootstrap(self, doubt: Doubt) -> None:
-        """Replace the replica by a snapshot of the Pi, in one step. Raises Stranger, and what the Pi or the network refuses with."""
+    def advance(
+        self, db: apsw.Connection, before: Position, frame: tuple[Header, Iterator[Page]], moved: Callable[[], int] = lambda: 0
+    ) -> int:
+        """Replay a frame, which took `moved()` bytes on the wire in the end, and tell everybody; returns how many changes it had."""
+        started = time.monotonic()
+        after = self._replayed(db, frame)
+        count = after.seq - before.seq
+        if count:
+            self._measures.applied(count, time.monotonic() - started)
+        self.file.index_for_pages()
+        self._state.position(after.epoch, after.seq)
+        self._state.following(frame[0].upto)
+        if count:
+            self._applied(before.seq, after.seq)
+        checkpoint(db)
+        self._store.record_sync("pull", "ok", rows=count, bytes=moved(), seconds=time.monotonic() - started)
+        logger.debug("Incremental sync: %d records updated", count)
+        return count
+
+    def bootstrap(self, doubt: Doubt, origin: Origin | None = None) -> None:
+        """Replace the replica by a snapshot of the Pi, or of another `origin`, in one step.
+
+        Raises Stranger, and what the Pi or the network refuses with.
+        """
+        source: Origin = origin or self._client
         started, incoming = time.monotonic(), self.file.incoming
         remove_database(incoming)
-        if doubt.reason != self._said:  # said once, not at every attempt while the Pi is away
-            self._said = doubt.reason
-            logger.info("Starting full database sync from Pi...")
+        if (saying := f"{source.name}: {doubt.reason}") != self._said:  # said once, not at every attempt while the Pi is away
+            self._said = saying
+            logger.info("Starting full database sync from %s...", source.name)
             logger.info("Reason of the full sync: %s", doubt.reason)
         self._state.bootstrapping()
         accepted = self._accepted_epoch()
         try:
-            size = self._client.snapshot(incoming, accepted, self._state.bootstrapping)
+            size = source.snapshot(incoming, accepted, self._state.bootstrapping)
             position = fit_out(incoming, accepted)
-            counts = _row_counts(incoming)
-            logger.info("Syncing: %s", _named(counts))
+            counts = row_counts(incoming)
+            logger.info("Syncing: %s", named(counts))
             rescued = self.file.install(incoming)
         except PositionMismatch as exc:
-            self._refuse_stranger(exc)
+            self.refuse_stranger(exc)
             raise
         finally:
             remove_database(incoming)
@@ -148,9 +180,27 @@ class Follower:
         self._store.record_sync("bootstrap", "ok", rows=rows, bytes=size, seconds=seconds, reason=doubt.reason)
         logger.info("Full sync completed: %d records", rows)
 
+    def take_road(self, doubt: Doubt, origin: Origin | None = None) -> None:
+        """Bootstrap because of `doubt`. Raises Stranger where two Pis take turns, Unavailable when too many were made lately."""
+        if origin is None and doubt.cause in HISTORY_CHANGED:
+            self._client.look_again()
+            if self._client.instances.rivals:
+                raise Stranger(
+                    f"Two Pis answer at {self._client.host}, and their histories differ: this server stays with the rows that it has."
+                    " Take one of them off the network"
+                )
+        if doubt.cause != "missing":
+            self._state.doubted(doubt.reason)
+        if not self.road.is_clear:
+            raise Unavailable(f"too many copies were fetched lately, so the next one waits: {doubt.reason}")
+        self.bootstrap(doubt, origin)
+        if again := self.road.repeated:
+            logger.warning("The same came again and again, so the server follows by snapshots for a while: %s", again.reason)
+            self._state.following(position_of(self.file.db).seq, by_snapshots=again.reason)
+
     def compare(self, repair: bool = False) -> Verdict:
         """Compare both sides at one position, to which the replica is brought, and mend rows. Raises CannotVerify where it cannot be."""
-        return compare_with_pi(self._client, self.file.checked(), lambda seq: self.pull(upto=seq), repair)
+        return compare_with(RemotePrimary(self._client), self.file.checked(), lambda seq: self.pull(upto=seq), repair)
 
     def start_anew(self, cause: PositionMismatch | HistoryTrimmed | Divergence | DamagedFile) -> None:
         """A snapshot in the place of a replica that cannot go on, or cannot be compared, for this cause. Raises Stranger."""
@@ -159,19 +209,8 @@ class Follower:
             doubt = Doubt("damaged", cause.message)
         else:
             doubt = Doubt.of(cause, self._store.accepted_epoch or "")
-            self._refuse_stranger(cause)
+            self.refuse_stranger(cause)
         self.bootstrap(doubt)
-
-    def verify(self) -> Verdict:
-        """Compare, without a repair, and remember the result. Raises Divergence where it cannot be done."""
-        try:
-            verdict = self.compare()
-        except CannotVerify as exc:
-            raise Divergence(exc.cause.message) if isinstance(exc.cause, DamagedFile) else exc.cause from exc
-        remember(self._store, self._state, verdict)
-        level = logging.INFO if verdict.identical else logging.ERROR
-        logger.log(level, "Compared with the Pi after sync: %s", verdict.sentence())
-        return verdict
 
     def refill(self) -> None:
         """Fill the tables anew from the Pi's JSON export: what `bootstrap` does by file, without touching the file or its history."""
@@ -181,29 +220,6 @@ class Follower:
         self._state.position(after.epoch, after.seq)
         self._applied(0, after.seq)
         logger.info("Full sync completed from the JSON export: %d records", sum(export["counts"].values()))
-
-    def resync(self, json_export: bool, reason: str) -> dict[str, Any]:
-        """Compare, fetch a new copy (the file, or the rows of the JSON export), compare again; returns what was found, ready for JSON."""
-        before = self.position()
-        diverged_before: tuple[str, ...] = ()
-        if before is not None:
-            try:
-                diverged_before = self.verify().differing
-            except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
-                self._refuse_stranger(exc)
-                logger.warning("Database sync: the old copy cannot be compared: %s", exc.message)
-        if json_export:
-            self.refill()
-        else:
-            self.bootstrap(Doubt("asked", reason))
-        verdict = self.verify()
-        return {
-            "before": str(before) if before else None,
-            "after": str(verdict.position),
-            "rows": verdict.rows,
-            "diverged_before": list(diverged_before),
-            "diverged_after": list(verdict.differing),
-        }
 
     @property
     def reached(self) -> Position | None:
@@ -230,7 +246,7 @@ class Follower:
         try:
             self.pull(wait)
         except (PositionMismatch, HistoryTrimmed, Divergence) as exc:
-            self._refuse_stranger(exc)
+            self.refuse_stranger(exc)
             self._measures.failed(failure_cause(exc))
             return Doubt.of(exc, epoch)
         except BrokenFrame as exc:
@@ -241,23 +257,6 @@ class Follower:
             self.file.close()
             return Doubt("damaged", f"{self.file.path} is damaged: {exc}")
         return None
-
-    def _advance(self, db: apsw.Connection, before: Position, frame: tuple[Header, Iterator[Page]], moved: int) -> int:
-        """Replay a frame, which took `moved` bytes on the wire, and tell everybody; returns how many changes it had."""
-        started = time.monotonic()
-        after = self._replayed(db, frame)
-        count = after.seq - before.seq
-        if count:
-            self._measures.applied(count, time.monotonic() - started)
-        self.file.index_for_pages()
-        self._state.position(after.epoch, after.seq)
-        self._state.following(frame[0].upto)
-        if count:
-            self._applied(before.seq, after.seq)
-        checkpoint(db)
-        self._store.record_sync("pull", "ok", rows=count, bytes=moved, seconds=time.monotonic() - started)
-        logger.debug("Incremental sync: %d records updated", count)
-        return count
 
     def _counted(self, pages: Iterator[Page]) -> Iterator[Page]:
         for page in pages:
@@ -282,31 +281,13 @@ class Follower:
         try:
             head = self._client.newest(before)
         except (PositionMismatch, HistoryTrimmed) as exc:
-            self._refuse_stranger(exc)
+            self.refuse_stranger(exc)
             return Doubt.of(exc, before.epoch)
         self._state.following(head, by_snapshots=again.reason)
         if head > before.seq and self.road.is_due:
             return Doubt(again.cause, f"following by snapshots, since this came again and again: {again.reason}")
         self._stopping.wait(LOOK_AGAIN)
         return None
-
-    def _take_road(self, doubt: Doubt) -> None:
-        """Bootstrap because of `doubt`. Raises Stranger where two Pis take turns, Unavailable when too many were made lately."""
-        if doubt.cause in HISTORY_CHANGED:
-            self._client.look_again()
-            if self._client.instances.rivals:
-                raise Stranger(
-                    f"Two Pis answer at {self._client.host}, and their histories differ: this server stays with the rows that it has."
-                    " Take one of them off the network"
-                )
-        if doubt.cause != "missing":
-            self._state.doubted(doubt.reason)
-        if not self.road.is_clear:
-            raise Unavailable(f"too many copies were fetched lately, so the next one waits: {doubt.reason}")
-        self.bootstrap(doubt)
-        if again := self.road.repeated:
-            logger.warning("The same came again and again, so the server follows by snapshots for a while: %s", again.reason)
-            self._state.following(position_of(self.file.db).seq, by_snapshots=again.reason)
 
     def _opened(self, position: Position) -> None:
         if not self._looked:  # the first time; after a kill nothing is known, and nothing suspected
@@ -327,22 +308,9 @@ class Follower:
             return position_of(self.file.db).epoch
         return self._store.accepted_epoch
 
-    def _refuse_stranger(self, exc: PositionMismatch | HistoryTrimmed | Divergence) -> None:
+    def refuse_stranger(self, exc: PositionMismatch | HistoryTrimmed | Divergence) -> None:
         if isinstance(exc, PositionMismatch) and not exc.facts.get("descends") and exc.facts.get("epoch") != self._store.accepted_epoch:
             raise Stranger(
                 f"the Pi at {self._client.host} has another history (epoch {exc.facts.get('epoch')}) than the one accepted here"
                 f" ({self._accepted_epoch()}): its rows are refused, ours stay. If it is the right Pi, run: python -m server accept"
             ) from exc
-
-
-def _row_counts(path: Path) -> dict[str, int]:
-    db = connect(path, readonly=True)
-    try:
-        return {t.name: one(db, f"SELECT count(*) FROM {identifier(t.name)}") for t in read_tables(db)}
-    finally:
-        db.close()
-
-
-def _named(counts: dict[str, int]) -> str:
-    first = [name for name in FIRST_NAMED if name in counts]
-    return ", ".join(f"{counts[name]} {name}" for name in [*first, *(n for n in counts if n not in first)])

@@ -23,7 +23,13 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 def resync_here_or_there(settings: Settings, json_export: bool) -> dict[str, Any]:
     """A resync by the server that runs here, else in this process. Raises what it raises, or Unavailable when that server refuses us."""
     path = f"/office/api/resync?wait=1{'&from=json' if json_export else ''}"
-    return _here_or_there(settings, lambda sync: sync.follower.resync(json_export, "asked for on the command line"), path, RESYNC_TIMEOUT)
+    return _here_or_there(settings, lambda sync: sync.resync(json_export, "asked for on the command line"), path, RESYNC_TIMEOUT)
+
+
+def bootstrap_here_or_there(settings: Settings, force: bool) -> dict[str, Any]:
+    """The newest state of the bucket, installed by the server that runs here, else in this process. Raises likewise."""
+    path = f"/office/api/resync?from=bucket&force={int(force)}"
+    return _here_or_there(settings, lambda sync: sync.bootstrap_from_bucket(force), path, RESYNC_TIMEOUT)
 
 
 def verify_here_or_there(settings: Settings, repair: bool) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class OfficeMetrics:
         )
         words = "1 if the rows shown may be old, because the Pi is silent, refused or not followed, else 0."
         yield gauge("drover_stale", words, facts.state in ("stale", "refused", "pages-only"))
+        words = "1 while the rows come from the bucket, because the Pi cannot be reached or is not to be followed, else 0."
+        yield gauge("drover_following_bucket", words, facts.source == "bucket")
         yield gauge("drover_push_connected", "1 while the Pi's socket is up, over which it pushes its changes, else 0.", facts.push)
         if facts.head is not None:
             yield gauge("drover_head_seq", "The newest change (seq) of the Pi that this server has heard of.", facts.head)

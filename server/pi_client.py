@@ -51,6 +51,8 @@ def _bounded(pieces: Iterator[bytes]) -> Iterator[bytes]:
 class PiClient:
     """The sync API of the Pi that `settings` names. Safe for one thread."""
 
+    name = "Pi"
+
     def __init__(self, settings: Settings, replica_id: str) -> None:
         scheme = "https" if settings.use_ssl_for_pi else "http"
         self.host = f"{settings.remote_pi_host}:{settings.remote_pi_port}"

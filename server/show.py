@@ -46,7 +46,7 @@ def install_filters(app: Flask) -> None:
     filters = app.jinja_env.filters
     filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, gain=gain, value=value, words=words)
     filters.update(native=native, typed=typed)
-    app.jinja_env.globals.update(asset=asset, address=address, state_words=STATE_WORDS, replication_note=replication_note)
+    app.jinja_env.globals.update(asset=asset, address=address, state_word=state_word, replication_note=replication_note)
 
 
 @lru_cache(maxsize=8_192, typed=True)
@@ -148,6 +148,11 @@ def _part(op: str, column: str, old: Any, new: Any) -> str:
     return "" if found is None else f"{column} {value(found)}"
 
 
+def state_word(facts: Facts) -> str:
+    """What the replica does, in a word or two."""
+    return "Following the bucket" if facts.source == "bucket" and facts.state == "following" else STATE_WORDS[facts.state]
+
+
 def replication_note(facts: Facts) -> str | Markup:
     """One sentence about how the rows of this page relate to the Pi's."""
     if facts.state == "pages-only":
@@ -155,16 +160,26 @@ def replication_note(facts: Facts) -> str | Markup:
     if facts.state == "bootstrapping":
         done, total = facts.progress or (0, None)
         return f"{size(done)} of {size(total)} have arrived." if total else f"{size(done)} have arrived."
+    if facts.source == "bucket" and facts.state == "following":
+        return _of_the_bucket(facts)
     if facts.state == "snapshots":
         return f"Changes could not be repeated here, so whole copies are fetched from time to time. {facts.last_error}"
-    if facts.alarm or facts.last_error:
-        return facts.alarm or facts.last_error or ""
+    return facts.alarm or facts.last_error or _lag(facts)
+
+
+def _of_the_bucket(facts: Facts) -> Markup:
+    """Where the rows come from, and how old they are."""
+    why = f"The Pi cannot be reached ({facts.bucket_why}), so the rows" if facts.bucket_why else "The rows"
+    text = Markup("{} {} come from the bucket that the Pi ships to: its newest state is of {}.")
+    return text.format(facts.alarm or "", why, moment(facts.bucket_at, "age"))
+
+
+def _lag(facts: Facts) -> str | Markup:
     if facts.state in ("stale", "refused"):
-        return Markup("The Pi has not answered for {}.").format(since(facts.silent_seconds))
-    return "This server has just started, and asks the Pi what is new." if facts.state == "starting" else _lag(facts)
-
-
-def _lag(facts: Facts) -> str:
+        whose = "bucket" if facts.source == "bucket" else "Pi"
+        return Markup("The {} has not answered for {}.").format(whose, since(facts.silent_seconds))
+    if facts.state == "starting":
+        return "This server has just started, and asks the Pi what is new."
     if facts.lag_changes and facts.fetched:
         return f"{count(facts.lag_changes)} changes behind, {count(facts.fetched - (facts.seq or 0))} of them have arrived."
     if facts.lag_changes:

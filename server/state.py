@@ -14,6 +14,7 @@ from server.measures import FailureCause
 State = Literal["starting", "bootstrapping", "following", "snapshots", "stale", "refused", "pages-only"]
 
 SILENCE_MATTERS = ("starting", "bootstrapping", "following", "snapshots")  # in these no contact for `stale_after` means stale
+Source = Literal["pi", "bucket"]
 ALARM_FOR = 600.0  # s that an alarm is shown after it was last raised
 
 
@@ -31,6 +32,9 @@ class Facts:
     last_error: str | None = None
     cause: FailureCause | None = None  # of what sort the newest error was
     alarm: str | None = None  # what somebody should act on though the replica follows
+    source: Source = "pi"  # where the rows come from just now
+    bucket_at: str | None = None  # UTC: when the newest state in the bucket was shipped, by the Pi's clock
+    bucket_why: str = ""  # why the bucket is followed and not the Pi; empty where it always is
     push: bool = False  # whether the Pi's socket is up, over which it says at once what is new
     fetched: int | None = None  # of a long catch-up: the newest seq that is here and not yet applied
     progress: tuple[int, int | None] | None = None  # bytes of a bootstrap that are here, and of how many
@@ -114,6 +118,16 @@ class SyncState:
         with self._lock:
             self._touch()
             self._facts = replace(self._facts, head=head, fetched=fetched)
+
+    def from_bucket(self, shipped_at: str | None, why: str) -> None:
+        """The rows are those of the bucket, as they were shipped at this time (UTC), because of `why` the Pi is not followed."""
+        with self._lock:
+            self._facts = replace(self._facts, source="bucket", bucket_at=shipped_at, bucket_why=why)
+
+    def from_pi(self) -> None:
+        """The rows are those of the Pi itself."""
+        with self._lock:
+            self._facts = replace(self._facts, source="pi", bucket_at=None, bucket_why="")
 
     def linked(self, up: bool) -> None:
         """The Pi's socket came up, or went down."""

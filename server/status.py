@@ -32,14 +32,20 @@ def sync_status() -> Any:
 
 @status.post("/office/api/resync")
 def resync() -> Any:
-    """Ask for a bootstrap: 202, and sync-status tells how it goes. With `wait=1` the answer comes when it is done, with the proof."""
+    """Ask for a bootstrap: 202, and sync-status tells how it goes. With `wait=1` the answer comes when it is done, with the proof.
+
+    With `from=bucket` the copy is the newest state of the bucket (an older one than what is here only with `force=1`); nothing proves it.
+    """
     if not _by_key():
         if _session_role() != "admin":
             raise Unauthorized("A resync needs an admin's session, or `Authorization: Bearer TOKEN` with a token of this server.")
         check_csrf()
+    if request.args.get("from") == "bucket":
+        sync, force = _sync(), request.args.get("force") == "1"
+        return {"success": True, "data": sync.submit(lambda: sync.bootstrap_from_bucket(force)).result(RESYNC_TIMEOUT)}
     if request.args.get("wait") == "1":
         sync, json_export = _sync(), request.args.get("from") == "json"
-        job = sync.submit(lambda: sync.follower.resync(json_export, "asked for by the API"))
+        job = sync.submit(lambda: sync.resync(json_export, "asked for by the API"))
         return {"success": True, "data": job.result(RESYNC_TIMEOUT)}
     request_resync("asked for by the API")
     return {"success": True, "message": "A bootstrap was asked for: see /office/api/sync-status."}, 202
@@ -115,6 +121,8 @@ def status_data() -> dict[str, Any]:
         "sync_interval": parts.settings.db_sync_interval,
         **_totals(),
         "state": facts.state,
+        "source": facts.source,
+        "bucket_at": facts.bucket_at,
         "epoch": epoch,
         "seq": seq,
         "head": facts.head,

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from changelog.errors import Conflict, DroverError, Stranger, Unauthorized
+from changelog.errors import Conflict, DroverError, Stranger, Unauthorized, Unreachable
 from changelog.node.settings import Settings
+from server.bucket import Bucket, bucket_of
 from server.follower import Applied, Follower
 from server.measures import FailureCause, Measures, failure_cause
 from server.offers import LONGEST_WAIT, Offer, Offers
 from server.pi_client import PiClient
 from server.replica import Replica
+from server.resync import resync
 from server.road import Doubt
 from server.state import SyncState
 from server.store import Store
@@ -48,6 +50,7 @@ class SyncService:
         self._client = PiClient(settings, store.replica_id)
         self.measures = Measures()
         self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures, applied=applied)
+        self.bucket = bucket_of(settings, self.follower, store, state)
         self.lock = ReplicaLock(settings)
         self._upkeep = Upkeep(
             self.follower, store, lambda: self.verify(repair=True), verify_at=settings.verify_at, keep_days=settings.audit_keep_days
@@ -80,11 +83,21 @@ class SyncService:
 
     def request_resync(self, reason: str) -> Future[None]:
         """Ask for a bootstrap; the future resolves when it is done."""
-        return self.submit(lambda: self.follower.bootstrap(Doubt("asked", reason)))
+        return self.submit(lambda: self.follower.bootstrap(Doubt("asked", reason), self._present()))
 
     def replica_broke(self, reason: str) -> None:
         """A page met damage in the replica's file: replace it."""
-        self.submit(lambda: self.follower.bootstrap(Doubt("damaged", reason)))
+        self.submit(lambda: self.follower.bootstrap(Doubt("damaged", reason), self._present()))
+
+    def resync(self, json_export: bool, reason: str) -> dict[str, Any]:
+        """A new copy of the Pi, with the proof that it is one: see `server/resync.py`. Only on the sync thread, or where there is none."""
+        return resync(self.follower, self._store, self._state, json_export, reason)
+
+    def bootstrap_from_bucket(self, force: bool) -> dict[str, Any]:
+        """Install the newest state of the bucket: see `Bucket.bootstrap`. Likewise."""
+        if self.bucket is None:
+            raise Conflict("there is no bucket to take a copy from: set LITESTREAM_BUCKET, and FOLLOW to auto or bucket")
+        return self.bucket.bootstrap(force)
 
     def verify(self, repair: bool) -> Verdict:
         """Compare with the Pi, and with `repair` mend what differs. Only on the sync thread, or where there is none: see `submit`.
@@ -95,7 +108,7 @@ class SyncService:
             raise Conflict("there is no replica yet that could be compared with the Pi: the server fetches one when it runs")
         self._state.verifying()
         try:
-            verdict = verify(self.follower, repair)
+            verdict = verify(self._present() or self.follower, repair)
         except Exception as exc:
             self._state.verify_ended(str(exc))
             raise
@@ -144,6 +157,33 @@ class SyncService:
         return True
 
     def _follow(self) -> None:
+        """Follow the Pi; where a bucket is set, that one while the Pi cannot be reached."""
+        bucket = self.bucket
+        if bucket is None:
+            self._follow_pi()
+        elif bucket.is_in_charge(self._offers.up):
+            self._follow_bucket(bucket)
+        else:
+            try:
+                self._follow_pi()
+            except Unreachable as exc:
+                if not bucket.begin(exc.message):
+                    raise
+                self.measures.failed(failure_cause(exc))
+                self._follow_bucket(bucket)
+            else:
+                bucket.end()
+
+    def _follow_bucket(self, bucket: Bucket) -> None:
+        bucket.step()
+        self._wake.wait(bucket.pace)
+        self._wake.clear()
+
+    def _present(self) -> Bucket | None:
+        """The bucket while that is followed."""
+        return self.bucket if self.bucket is not None and self.bucket.is_in_charge(self._offers.up) else None
+
+    def _follow_pi(self) -> None:
         """Apply what was pushed; pull where that does not fit, and now and then; without a socket let the Pi answer when there is news."""
         offers = self._offers.take()
         fit = all(self._use(offer) for offer in offers)  # up to the first that does not: a pull brings the rest

@@ -19,6 +19,7 @@ from changelog.errors import DamagedFile, Divergence, HistoryTrimmed, PositionMi
 from changelog.position import Position
 from changelog.verify.answers import Answer
 from changelog.verify.check import Verification
+from changelog.verify.local import Answers
 from changelog.verify.naming import counted, sentence
 from changelog.verify.report import Report
 from server.clock import utc_text
@@ -134,12 +135,12 @@ class Replicating(Protocol):
         """A snapshot in the place of a replica that cannot be compared, for this cause."""
 
 
-def compare_with_pi(client: PiClient, db: apsw.Connection, pull_to: Callable[[int], object], repair: bool) -> Verdict:
+def compare_with(primary: RemotePrimary | Answers, db: apsw.Connection, pull_to: Callable[[int], object], repair: bool) -> Verdict:
     """Compare the replica behind `db`, its writing connection, which `pull_to` brings to a seq; with `repair` mend it row by row.
 
     Raises CannotVerify where that cannot be done, and what the Pi or the network refuses with.
     """
-    started, primary = time.monotonic(), RemotePrimary(client)
+    started = time.monotonic()
     verification = Verification(db, primary, pull_to, repair)
     verdict = Verdict(verification.report, repair=repair)
     try:

@@ -59,6 +59,8 @@ def make_certificate(folder: Path, name: str = "pi") -> None:
 class Role:
     """One of the two: its folder with `.env` and `data`, its process and what that printed."""
 
+    verb = "serve"
+
     def __init__(self, name: str, folder: Path, database: str, health: str, **settings: object) -> None:
         """`database` is the file in `data` that `sql` opens; `health` the path that answers 200 as soon as the role serves."""
         self.name, self.folder = name, folder
@@ -91,7 +93,7 @@ class Role:
         assert self._process is None, f"{self.name} runs already"
         self._write_env()
         with (self.folder / "out").open("ab") as out:
-            command = [*prefix, sys.executable, "-m", self.name, "serve"]
+            command = [*prefix, sys.executable, "-m", self.name, self.verb]
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
@@ -132,8 +134,12 @@ class Role:
 
     def command(self, *arguments: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
         """`python -m NAME ...` with the same settings, while it serves or not."""
+        return self.command_of(self.name, *arguments, typed=typed)
+
+    def command_of(self, module: str, *arguments: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
+        """`python -m MODULE ...` likewise."""
         self._write_env()
-        command = [sys.executable, "-m", self.name, *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=_environment(), input=typed, capture_output=True, text=True, timeout=60, check=False
         )

@@ -12,11 +12,13 @@ import time
 from contextlib import closing, contextmanager
 from functools import partial
 
+import apsw
 import pytest
 from pi_parts import make_farm, rows, running_writer, send, shell, wait_until
 
 from changelog.connection import connect
 from changelog.errors import BadRequest, Unavailable
+from changelog.lease import checkpoint_lease
 from pi import farm, herd
 from pi import writer as writer_module
 from pi.lora import parse_payload
@@ -340,3 +342,34 @@ def test_eight_senders_get_1000_payloads_a_second_durably_committed(tmp_path):
 def test_a_writer_that_never_started_refuses(tmp_path):
     with pytest.raises(Unavailable):
         Writer(make_farm(tmp_path)).submit(partial(herd.receive, reading=parse_payload("hxb:B:L:U"), now=""), "test")
+
+
+def in_use_and_moved(path):
+    """How many frames of the -wal are in use, and how many of them stand in the file."""
+    with closing(connect(path)) as db:
+        return db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+
+
+def test_checkpoints_are_the_shippers_while_one_runs_and_the_writers_again_when_it_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "LOOK", 0.02)
+    path = make_farm(tmp_path)
+    lease = checkpoint_lease(path)
+    lease.take()
+    with running_writer(path) as writer:
+
+        def fill():
+            for _ in range(20):
+                writer.write(lambda db: db.execute("UPDATE pens SET description=hex(randomblob(150000))"), "test")
+
+        writer.write(lambda db: db.execute("INSERT INTO pens(pen_number, capacity) VALUES('P', 1)"), "test")
+        wait_until(lambda: not writer._checkpoints)
+        fill()
+        used, moved = in_use_and_moved(path)
+        assert used > 1_000 and moved == 0
+        lease.release()
+        wait_until(lambda: writer._checkpoints)
+        writer.write(lambda db: db.execute("UPDATE pens SET capacity=2"), "test")
+        wait_until(lambda: in_use_and_moved(path)[1] > 1_000)
+        for _ in range(3):
+            fill()
+        assert in_use_and_moved(path)[0] < 3_000

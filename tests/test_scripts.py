@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -35,6 +36,12 @@ def password_of(printed: str) -> str:
     match = re.search(r"password (\S+) \(shown this once", printed)
     assert match, printed
     return match[1]
+
+
+def shipper_of(checkout: Checkout) -> dict[str, Any]:
+    url = f"https://localhost:{checkout.settings['PI_PORT']}/api/sync/health"
+    found: dict[str, Any] = requests.get(url, timeout=10, verify=False).json()
+    return found.get("ship", {})
 
 
 def sign_in(url: str, password: str) -> requests.Response:
@@ -90,6 +97,24 @@ def test_a_later_start_is_quick_changes_nothing_and_sigterm_ends_it(checkout: Ch
         assert process.wait(STOP_LIMIT) == 0
     assert checkout.processes() == {}
     assert [(checkout.folder / name).read_bytes() for name in LEFT_ALONE] == before
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_with_a_bucket_everything_is_shipped_to_the_end_and_a_later_start_goes_on(checkout: Checkout) -> None:
+    bucket = checkout.folder.parent / "bucket"
+    for _ in range(2):
+        with checkout.running(LITESTREAM_BUCKET=str(bucket)) as process:
+            assert str(bucket) in checkout.printed
+            eventually(lambda: shipper_of(checkout).get("state") == "shipping")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(STOP_LIMIT) == 0
+        assert checkout.processes() == {}
+        restored = checkout.run(".venv/bin/python", "-m", "changelog", "ltx", "restore", str(bucket), "restored.db", "--force")
+        assert restored.returncode == 0, restored.stderr
+        assert (checkout.folder / "restored.db").read_bytes() == (checkout.data / "farm.db").read_bytes()
+    log = (checkout.data / "log" / "ship.log").read_text()
+    assert log.count("shipping begins with a whole database") == 1
+    assert log.count("shipping goes on") == 1
 
 
 def test_the_certificate_names_this_machine(checkout: Checkout) -> None:
@@ -214,7 +239,7 @@ def test_resync_with_the_pi_away_fails_in_one_line_and_the_replica_goes_on_servi
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd on this machine")
-@pytest.mark.parametrize("role", ["pi", "server"])
+@pytest.mark.parametrize("role", ["pi", "ship", "server"])
 def test_the_unit_is_sound_and_hardened(checkout: Checkout, role: str) -> None:
     unit = checkout.folder.parent / f"drover-{role}.service"
     text = (ROOT / "scripts" / unit.name).read_text()

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.usefixtures("patience")
 
 
 FIELDS = ["running", "sync_interval", "last_sync_time", "total_syncs", "successful_syncs", "failed_syncs", "total_records_synced"]
-FIELDS += ["state", "epoch", "seq", "head", "lag_changes", "lag_seconds", "push", "last_error", "alarm", "verifying", "last_verify"]
-FIELDS += ["last_verify_at", "last_verify_ok"]
+FIELDS += ["state", "source", "bucket_at", "epoch", "seq", "head", "lag_changes", "lag_seconds", "push"]
+FIELDS += ["last_error", "alarm", "verifying", "last_verify", "last_verify_at", "last_verify_ok"]
 
 
 def test_the_status_has_the_fields_of_the_document_first(office: Office) -> None:

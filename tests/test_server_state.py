@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from server.show import replication_note, state_word
 from server.state import SyncState
 
 EPOCH = "a" * 32
@@ -82,3 +83,28 @@ def test_a_bootstrap_tells_how_far_it_is(state: SyncState) -> None:
     assert state.facts().progress == (10, 100)
     state.following(head=1)
     assert state.facts().progress is None
+
+
+def test_rows_of_the_bucket_are_called_so_with_their_age_and_the_reason() -> None:
+    state = SyncState(60.0)
+    state.position("e" * 32, 7)
+    state.following(7)
+    state.from_bucket("2026-11-23T06:00:00", "pi:5001 cannot be reached: <refused>")
+    facts = state.facts()
+    assert (facts.source, state_word(facts)) == ("bucket", "Following the bucket")
+    note = str(replication_note(facts))
+    assert "pi:5001 cannot be reached: &lt;refused&gt;" in note and 'datetime="2026-11-23T06:00:00Z"' in note
+    state.alarmed("two of them")
+    assert str(replication_note(state.facts())).startswith("two of them ")
+    state.from_pi()
+    assert state_word(state.facts()) == "Following the Pi" and "bucket" not in str(replication_note(state.facts()))
+
+
+def test_a_bucket_that_falls_silent_is_stale_by_its_name() -> None:
+    now = [0.0]
+    state = SyncState(60.0, clock=lambda: now[0])
+    state.following(7)
+    state.from_bucket(None, "")
+    now[0] = 61.0
+    facts = state.facts()
+    assert facts.state == "stale" and "The bucket has not answered" in str(replication_note(facts))

@@ -26,7 +26,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from changelog.errors import ConfigError, DroverError
-from changelog.node.logs import ServerLog
+from changelog.node.server_log import ServerLog
 from changelog.node.worker import HELD_LIMIT, PatientWorker
 
 KEEPALIVE = 75  # s that an idle connection is kept

@@ -23,6 +23,7 @@ DATA_MODE = 0o2770  # of the data folder: the group may do all, and files in it 
 DATA_UMASK = 0o007  # of our processes: files are 0660
 DATA_GROUP = "drover"  # operators in this group may use `sqlite3` on the files
 STALE_LEAST = 30.0  # s without contact before a replica may call itself stale
+AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")  # where boto3 looks for them
 _UNSET = Path()  # a path that `__post_init__` derives from data_dir
 
 Parse = Callable[[str], Any]
@@ -68,6 +69,15 @@ def _level(text: str) -> str:
     return text.upper()
 
 
+def _one_of(*allowed: str) -> Parse:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+        return text.lower()
+
+    return parse
+
+
 def _path(text: str) -> Path:
     if "\x00" in text:
         raise ValueError("a path")
@@ -84,6 +94,7 @@ Interval = Annotated[float, _seconds(0.1, 3600)]
 Lag = Annotated[float, _seconds(1, 86_400)]
 Clock = Annotated[str, _text("a time of day in UTC such as 03:30", r"([01][0-9]|2[0-3]):[0-5][0-9]")]
 Level = Annotated[str, _level]
+Follow = Annotated[str, _one_of("auto", "pi", "bucket")]
 FilePath = Annotated[Path, _path]
 OptionalPath = Annotated[Path | None, _path]
 Name = Annotated[str, _text("text without spaces", r"\S+")]
@@ -115,11 +126,11 @@ class Settings:
     lora_baud: Baud = 115_200  # bits a second
     lora_open_ingest: Flag = False  # True: lora/receive takes payloads from anyone, without a key
     lora_processing_interval: Interval = 5  # s between looks at payloads that stand unprocessed
-    litestream_bucket: Name = ""  # name of the S3 bucket; empty: nothing is shipped
+    litestream_bucket: Name = ""  # name of an S3 bucket, or a folder (/path or file:///path); empty: nothing is shipped
     litestream_path: Name = ""  # folder in the bucket
     litestream_endpoint: Url = ""  # address of an S3 server that is not Amazon's
     litestream_region: Name = ""  # such as eu-central-1
-    ship_max_backlog: Bytes = 2**28  # bytes of -wal that may wait for the bucket
+    ship_max_backlog: Bytes = 2**28  # bytes that may wait for the bucket
 
     # the server
     server_bind: Host = "0.0.0.0"  # address on which the pages listen
@@ -131,6 +142,7 @@ class Settings:
     use_ssl_for_pi: Flag = True
     use_self_signed_cert: Flag = True  # True: exactly PI_CERT is trusted; False: the system's CAs and the host name
     is_server_ui: Flag = True  # False: pages only, no sync
+    follow: Follow = "auto"  # auto: the Pi, and the bucket (if one is set) while it cannot be reached; pi or bucket: that one alone
     db_sync_interval: Interval = 10  # s between pulls when no push comes
     stale_after: Lag = 0  # s without contact; default 3 x DB_SYNC_INTERVAL, at least 30
     ready_max_lag: Lag = 60  # s of lag at which /readyz says no
@@ -141,6 +153,8 @@ class Settings:
         """Fill in what follows from other settings."""
         if self.pi_cert == _UNSET:
             object.__setattr__(self, "pi_cert", self.data_dir / "pi-cert.pem")
+        if self.follow == "bucket" and not self.litestream_bucket:
+            raise ConfigError("FOLLOW=bucket needs LITESTREAM_BUCKET: there is no bucket to follow")
         if not self.stale_after:
             object.__setattr__(self, "stale_after", max(STALE_LEAST, 3 * self.db_sync_interval))
 
@@ -190,6 +204,11 @@ class Settings:
         return self.data_dir / "server.db"
 
     @property
+    def mirror_db(self) -> Path:
+        """The server's private copy of what is shipped to the bucket, page for page."""
+        return self.data_dir / "bucket" / "mirror.db"
+
+    @property
     def pi_key(self) -> Path:
         """The private key of `pi_cert`."""
         return self.pi_cert.with_name("pi-key.pem")
@@ -198,7 +217,8 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """The values that no log may show."""
         fields = (field.name for field in dataclasses.fields(self) if not field.repr)
-        return tuple(value for value in map(self.__getattribute__, fields) if value)
+        values = [*map(self.__getattribute__, fields), *(os.environ.get(name, "") for name in AWS_SECRETS)]
+        return tuple(value for value in values if value)
 
 
 def _read(env_file: Path) -> dict[str, str]:

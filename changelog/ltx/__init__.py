@@ -1,0 +1,1 @@
+"""A database in a bucket or folder, in Litestream's LTX format: written, read, restored, without Litestream."""
