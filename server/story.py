@@ -96,7 +96,9 @@ def _is_echo(change: Change, weighed: set[tuple[str, int]]) -> bool:
 def _who(change: Change) -> str | None:
     if change["table"] == "batches" and change["op"] == "I" and change["new"].get("source_type") in RADIO:
         return None
-    return UNKNOWN if change["actor"] is None else value(change["actor"])
+    if change["actor"] is None:
+        return UNKNOWN
+    return "the barn radio" if str(change["actor"]).partition(":")[0] == "lora" else value(change["actor"])
 
 
 def _text(change: Change, names: _Names) -> Markup | None:

@@ -94,14 +94,14 @@ def test_what_happened_is_told_in_words_with_who_did_it(office: Office) -> None:
     signed(office, "lora", "UPDATE lora_payload_buffer SET status='error', error_message='two animals' WHERE id=1")
     signed(office, "lora", "UPDATE lora_payload_buffer SET updated_at='2026-11-27T00:00:00' WHERE id=2")
     assert sentences(office)[:10] == [
-        "Payload hxb:BATCH00001:LF000000:UHF000000 ended in an error: two animals by lora",
+        "Payload hxb:BATCH00001:LF000000:UHF000000 ended in an error: two animals by the barn radio",
         "User user has another password by unknown writer",
         "Pen P3 removed by unknown writer",
         "Pen P3 created by unknown writer",
-        "Animal B017-LF3 moved to batch BATCH00001, is exported now by lora",
+        "Animal B017-LF3 moved to batch BATCH00001, is exported now by the barn radio",
         "Animal B017-LF3 moved to pen P2 by office:maria",
         "Animal B017-LF3 weighed 412 kg by office:maria",
-        "Animal B017-LF3 added to batch B017 by lora",
+        "Animal B017-LF3 added to batch B017 by the barn radio",
         "Batch B017 created from the barn radio",
         "Animal BATCH00001-LF000002 moved to pen P1 by unknown writer",
     ]
