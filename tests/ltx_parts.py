@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import random
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,6 +192,8 @@ def moto_server(log: Path) -> Iterator[S3Server]:
     finally:
         process.terminate()
         process.wait(10)
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            gc.collect()  # what botocore left of its connections: here, not in somebody else's test
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -165,7 +165,7 @@ def test_a_server_that_is_killed_while_it_advances_converges_alone_and_never_goe
             farm.server.launch()
             eventually(lambda: note.read_bytes() != known, 30)  # noqa: B023  # it has begun to write pages
             if turn % 6 == 5:
-                eventually(lambda: int(farm.server.sql("SELECT seq FROM changelog_position")) > seq, 30)  # noqa: B023
+                eventually(lambda: int(farm.server.sql("SELECT seq FROM changelog_position")) > seq, 90)  # noqa: B023
             else:
                 time.sleep(chance.uniform(0, 0.2))
         assert load.written > 24
@@ -219,7 +219,7 @@ class Load:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(0.1):
+        while not self._stopped.wait(0.2):
             self.written += 1
             self._farm.fill(150, f"LOAD{self.written}")
             self._farm.pi.sql(f"UPDATE cattle SET weight=weight+1 WHERE id%7={self.written % 7}")

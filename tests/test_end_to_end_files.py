@@ -11,7 +11,7 @@ import pytest
 from farm_processes import Farm, PageWatch, Seed, eventually, shell
 
 SELF_HEALED = 10.0  # s until all data are there again
-FIRST_COPY = "The first copy of the farm is being fetched"
+FIRST_COPY = "The first copy of the farm has not arrived yet"
 
 
 def remove(path: Path) -> None:
