@@ -80,7 +80,7 @@ def _print(settings: Settings, facts: dict[str, Any]) -> None:
     steps = []
     if not settings.pi_db.exists():
         steps.append("keys are in no backup. Make them anew, one for the server and one for each device or program:")
-        steps.append("  python -m pi key add office --role replica       (then PI_API_KEY on the server)")
+        steps.append("  python -m pi key add office --role office        (then PI_API_KEY on the server)")
     if settings.pi_tls and not settings.pi_cert.exists():
         steps.append(f"the certificate {settings.pi_cert} too: scripts/run.sh pi makes one. Carry it to the server (its PI_CERT)")
     steps.append("start it: python -m pi serve, and python -m pi ship (after the old Pi is off for good)")
