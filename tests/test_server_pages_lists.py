@@ -143,3 +143,10 @@ def test_the_changelog_is_told_in_words_and_hides_passwords(office: Office) -> N
     assert "removed pen 2: pen_number P2, capacity 40" in text
     assert "scrypt" not in text
     assert "unknown writer" in text
+
+
+def test_a_batch_leads_to_the_payloads_that_named_it(office: Office) -> None:
+    client = office.client()
+    [address] = re.findall(r'id="payloads-of-batch" href="([^"]+)"', client.get("/office/batches/2").text)
+    found = set(re.findall(r"hxb:(BATCH\d+):", client.get(html.unescape(address)).text))
+    assert found == {"BATCH00002"}
