@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import Clock
 from farm_processes import LOG_SHOWN, Farm, Seed
 from office_farm import make_replica
 from office_pages import Office, ToldToResync, make_office
@@ -43,6 +44,34 @@ def office(tmp_path: Path, patience: None) -> Office:
     """An office over a small replica."""
     make_replica(tmp_path / "replica.db").close()
     return make_office(tmp_path, ToldToResync())
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Seconds that the test moves."""
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """moto's S3 server, an `S3Server`, whose keys are in the environment."""
+    import ltx_parts  # boto3 takes a second, and few tests have a use for it
+
+    with ltx_parts.keys(ltx_parts.KEYS), ltx_parts.moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real S3 server that checks signatures, likewise."""
+    import ltx_parts
+    import swift_server
+
+    if not swift_server.is_installed():
+        pytest.skip(f"no real S3 server: apt-get install --no-install-recommends {' '.join(swift_server.PACKAGES)}")
+    with ltx_parts.keys(swift_server.KEYS), swift_server.swift_server(tmp_path_factory.mktemp("swift")) as server:
+        ltx_parts.s3_client(server.endpoint, path_style=True).create_bucket(Bucket=server.bucket)
+        yield server
 
 
 @pytest.fixture(scope="module")

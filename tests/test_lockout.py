@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import Clock
 from flask import Flask
 from flask.testing import FlaskClient
 from office_farm import PASSWORD, make_replica
@@ -22,20 +23,6 @@ from server.lockout import BURST, PER_SECOND, Failures
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
-
-
-class Clock:
-    """Seconds that a test moves."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

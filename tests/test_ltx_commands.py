@@ -7,11 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ltx_parts import BETWEEN, KEYS, START, S3Server, keys, moto_server, past, ship, shipped
+from ltx_parts import BETWEEN, KEYS, START, S3Server, past, ship, shipped
 
 from changelog.ltx.store.names import Name, as_text
 from changelog.ltx.store.place import open_store
@@ -30,12 +29,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
     """A folder that nobody changes, and its states."""
     folder = tmp_path_factory.mktemp("place") / "farm"
     return folder, shipped(folder, 5)[1]
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with keys(KEYS), moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
-        yield server
 
 
 def test_list_prints_a_line_for_each_file(place: tuple[Path, list[bytes]]) -> None:

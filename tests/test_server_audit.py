@@ -15,15 +15,11 @@ from office_farm import PASSWORD_HASH, make_replica
 from office_pages import Office, make_office, run_shown, shown_command, text_of
 
 from changelog.connection import connect, rows
-from server import login
 from server.audit.search import WALKED
 from server.audit.timeline import BLOCK
 from server.indexes import CHANGES_BY_KIND
 
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "failures", login.Failures())
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from office_farm import make_replica
 from office_pages import Office, ToldToResync, make_office, text_of, token_in
 
-from server import login
 from server.lag import EVERY, KEPT, LagHistory
 from server.live import Live
 from server.state import SyncState
@@ -19,9 +18,7 @@ from server.verifier import next_due
 HTML = {"Accept": "text/html"}
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "failures", login.Failures())
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.fixture

@@ -13,13 +13,9 @@ from office_farm import make_replica
 from office_pages import Office, make_office, text_of
 
 from changelog.connection import connect, rows
-from server import login
 from server.pages.payloads import COUNTED, streams_of
 
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "failures", login.Failures())
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.fixture

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from clock import Clock
 
 from changelog.errors import Divergence, HistoryTrimmed, PositionMismatch
 from server.instances import RIVALS_FOR, Instances
 from server.road import AT_ONCE, ONE_IN, PAUSE, PAUSE_TIMES, REPEATS, SPAN, WITHIN, Doubt, Road
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

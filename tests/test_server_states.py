@@ -11,7 +11,6 @@ import pytest
 from office_farm import make_replica
 from office_pages import Office, ToldToResync, make_office, text_of
 
-from server import login
 from server.arrival import IN_THE_WAY
 from server.measures import FailureCause
 
@@ -21,9 +20,7 @@ SECRETS = ("barn.local", "5001", "/srv/secret", EPOCH)
 PAGES = ("batches", "batches/1", "payloads", "pens", "changes", "changes/2", "changes/2/row", "replication", "replication/verify")
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "failures", login.Failures())
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.fixture

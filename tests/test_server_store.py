@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from clock import Clock
 
 from changelog.connection import connect, one
 from changelog.errors import Conflict, NotFound
@@ -15,13 +16,6 @@ from server.store import HISTORY_KEPT, HISTORY_SPAN, Store
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "server.db"
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_the_totals_survive_a_restart_and_count_on(path: Path) -> None:
@@ -43,7 +37,7 @@ def test_totals_are_right_before_they_are_written(path: Path) -> None:
 
 
 def test_idle_polls_cost_no_commit_each_and_no_line(path: Path) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     store = Store(path, clock=clock)
     store.flush()
     size = Path(f"{path}-wal").stat().st_size
@@ -58,7 +52,7 @@ def test_idle_polls_cost_no_commit_each_and_no_line(path: Path) -> None:
 
 
 def test_equal_syncs_are_one_line_and_another_outcome_begins_a_new_one(path: Path) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     store = Store(path, clock=clock)
     store.record_sync("pull", "ok", rows=1, bytes=10, seconds=0.1)
     store.record_sync("pull", "ok", rows=2, bytes=20, seconds=0.1)
@@ -71,7 +65,7 @@ def test_equal_syncs_are_one_line_and_another_outcome_begins_a_new_one(path: Pat
 
 
 def test_a_long_run_of_equal_syncs_is_told_in_pieces(path: Path) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     store = Store(path, clock=clock)
     store.record_sync("pull", "ok", rows=1)
     clock.now = HISTORY_SPAN + 1

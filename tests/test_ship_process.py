@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,30 +17,15 @@ import pytest
 import swift_server
 from cutting_proxy import Behaviour, CuttingProxy
 from farm_processes import eventually
-from ltx_parts import Litestream, S3Server, litestream, moto_server
+from ltx_parts import Litestream, S3Server, litestream
 from ship_parts import ROOT, STOP_LIMIT, Running, ShipProcess, bytes_of, make_bank, restored, transfer, txids
-from test_ltx_store import Busy, keys
+from test_ltx_store import Busy
 
 from changelog.connection import connect
 from changelog.ltx.store.place import open_store, s3_client
 
 SECRET = swift_server.KEYS["AWS_SECRET_ACCESS_KEY"]
 PATIENCE = 40.0  # s: the longest pause between two attempts is 30
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with keys(ltx_parts.KEYS), moto_server(tmp_path_factory.mktemp("moto") / "log") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    if not swift_server.is_installed():
-        pytest.skip(f"no real S3 server: apt-get install --no-install-recommends {' '.join(swift_server.PACKAGES)}")
-    with keys(swift_server.KEYS), swift_server.swift_server(tmp_path_factory.mktemp("swift")) as server:
-        s3_client(server.endpoint, path_style=True).create_bucket(Bucket=server.bucket)
-        yield server
 
 
 class Bank:
