@@ -542,3 +542,14 @@ def test_what_is_remembered_of_the_schema_is_not_that_of_a_transaction_which_was
     run_sql(primary, "INSERT INTO t VALUES(1, 2)")
     following.follow()
     assert contents(primary) == contents(following.pair.replica)
+
+
+def test_the_remembered_hash_is_that_of_the_present_schema_on_both_sides(following: Following) -> None:
+    for change in ("INSERT INTO t(v) VALUES(1)", "ALTER TABLE t ADD COLUMN w", "INSERT INTO t VALUES(7, 1, 2)", "CREATE INDEX i ON t(w)"):
+        run_sql(following.pair.primary, change)
+        following.follow()
+        assert_alike(following.pair.primary, following.pair.replica)
+    run_sql(following.pair.replica, "DROP INDEX i")
+    run_sql(following.pair.primary, "INSERT INTO t(v) VALUES(3)")
+    with pytest.raises(Divergence, match="schema"):
+        following.follow()
