@@ -12,6 +12,7 @@ import apsw
 from changelog.connection import connect, one, remove_journal, rows, sync_path
 from changelog.errors import DamagedFile, NotAPrimary, Stranger
 from changelog.facts import facts_of, keep_facts
+from changelog.guard import keep_guards, pass_guards
 from changelog.install import describe, masks_of
 from changelog.position import Position
 from changelog.reader import descends
@@ -44,6 +45,7 @@ def fit_out(incoming: Path, accepted_epoch: str | None) -> Position:
             db.execute(POSITION_TABLE)
             move_position(db, position)
             keep_facts(db, facts_of(db))
+            keep_guards(db)
         db.pragma("journal_mode", "wal")
     except (apsw.Error, NotAPrimary) as exc:
         raise DamagedFile(f"the snapshot is not usable: {exc}") from exc
@@ -67,6 +69,7 @@ def carry_over(replica: apsw.Connection, incoming: Path) -> int:
             if first is None or first > last:
                 return 0
             marks = rows(replica, "SELECT name, value, seq FROM changelog_meta WHERE name IN ('trimmed','anchor','gap')")
+            pass_guards(db)
             db.pragma("journal_mode", "memory")  # few pages of the snapshot change: most are new ones
             db.pragma("synchronous", "OFF")
             count = copy_log(replica, db, first, last)

@@ -18,6 +18,7 @@ from changelog.apply import Applier, mark
 from changelog.connection import Path_, connect
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.facts import follow_facts
+from changelog.guard import pass_guards
 from changelog.position import Position
 from changelog.schema import committed_schema_hash, identifier, read_tables, schema_hash
 from changelog.values import RawText, decode_value
@@ -36,7 +37,7 @@ POSITION_TABLE = "CREATE TABLE IF NOT EXISTS changelog_position(epoch TEXT, seq 
 def connect_replica(path: Path_) -> apsw.Connection:
     """The one writing connection of a replica. Raises DamagedFile, also where the file never became a replica."""
     db = connect(path)  # its checkpoints are made by `checkpoint`, when nobody waits for a commit
-    db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # what the primary's triggers did is in the log already
+    pass_guards(db)  # and the application's triggers: what they did on the primary is in the log already
     db.pragma("ignore_check_constraints", True)  # somebody on the primary may have
     db.pragma("cache_size", -CACHE_KIB)
     db.pragma("journal_size_limit", 0)  # else a -wal stays as long as it ever was, and its size says nothing about what waits in it

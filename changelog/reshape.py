@@ -14,6 +14,7 @@ import apsw
 
 from changelog.connection import one, rows
 from changelog.errors import Divergence
+from changelog.guard import drop_guards, keep_guards
 from changelog.install import describe
 from changelog.schema import identifier, is_ours, schema_hash
 
@@ -23,12 +24,14 @@ _PASSING = "changelog_passing_"  # names that tables bear while they change name
 def reshape(db: apsw.Connection, text: str) -> None:
     """Within a transaction: bring the schema to what the X row with this n0 says. Raises Divergence where it does not come to that."""
     change = json.loads(text)
+    drop_guards(db)  # they would be looked at by each ALTER TABLE, and a table may come under the name that another had
     _drop_what_changed(db, change)
     _rename_tables(db, change["tables"])
     _drop_columns(db, change["columns"])
     _write_texts(db, change["objects"])
     _create_what_is_new(db, change["objects"])
     describe(db, change["masks"])
+    keep_guards(db)
     if schema_hash(db) != change["hash"]:
         raise Divergence("the schema of the primary could not be repeated here")
 

@@ -13,6 +13,7 @@ import apsw
 from changelog.bootstrap import carry_over, copy_over, empty_wal, put_in_place
 from changelog.connection import connect, drop_journal, identity, journal_of, remove_database
 from changelog.errors import DamagedFile
+from changelog.guard import keep_guards
 from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import connect_replica, position_of
@@ -82,10 +83,12 @@ class ReplicaFile:
         return None
 
     def index_for_pages(self) -> None:
-        """Make the indexes that a snapshot does not bring and that schema changes take away."""
+        """Make the indexes that a snapshot does not bring and that schema changes take away, and the guards that somebody took away."""
         db = self._db
         if db is None or db.pragma("schema_version") == self._indexed_schema:
             return
+        with db:
+            keep_guards(db)
         for sql in LOCAL_INDEXES:
             try:
                 db.execute(sql)

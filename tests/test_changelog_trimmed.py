@@ -13,7 +13,7 @@ from typing import Any
 
 import apsw
 import pytest
-from changelog_parts import REPOSITORY, contents, follow, make_primary, make_replica, run_sql, shell, wait_until
+from changelog_parts import REPOSITORY, contents, damage, follow, make_primary, make_replica, run_sql, shell, wait_until
 from click.testing import CliRunner, Result
 
 from changelog.__main__ import main
@@ -52,7 +52,7 @@ def cut(path: Path, below: int) -> None:
 
 def gap(path: Path, first: int, last: int) -> None:
     """What a late snapshot leaves in a replica's log."""
-    run_sql(
+    damage(
         path,
         f"DELETE FROM changelog WHERE seq BETWEEN {first} AND {last}",
         f"INSERT INTO changelog_meta(name,value,seq) VALUES('gap',{first},{last})",
