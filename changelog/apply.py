@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import apsw
 
-from changelog.errors import Divergence
+from changelog.errors import CannotCapture, Divergence
 from changelog.fulltext import keep_indexes
 from changelog.reshape import reshape
 from changelog.schema import Table, identifier, read_tables, tables_with_triggers
@@ -45,7 +45,7 @@ class Applier:
                         self._apply_ddl(rows[0])
                     else:
                         self._apply_rows(rows, page.raw)
-                except (apsw.Error, TypeError, ValueError, KeyError, OverflowError) as exc:
+                except (apsw.Error, CannotCapture, TypeError, ValueError, KeyError, OverflowError) as exc:
                     where = f"seq {rows[0][0]} to {rows[-1][0]}"
                     raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=rows[0][0]) from exc
         return last
