@@ -13,11 +13,13 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+import urllib3
 
 from changelog import errors
 from changelog.errors import BadRequest, BrokenFrame, ConfigError, DroverError, Unreachable
 from changelog.node.settings import Settings
 from changelog.position import Position
+from changelog.wire import parse_json
 from server.pinned import PinnedAdapter, innermost, trusted_context, why_unreachable
 
 CONNECT_TIMEOUT = 3.0  # s
@@ -128,12 +130,12 @@ class PiWriter:
             with session.request(method, self._base + path, timeout=timeout, stream=True, allow_redirects=False, **more) as response:
                 body = response.raw.read(LARGEST_ANSWER, decode_content=True)
                 status = response.status_code
-        except (requests.RequestException, OSError) as exc:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
             cause = innermost(exc)
             raise Unreachable(why_unreachable(cause, self._settings), sent=_may_have_arrived(exc)) from exc
         try:
-            reply = json.loads(body)
-        except ValueError:
+            reply = parse_json(body)
+        except BrokenFrame:
             reply = None
         if status >= 400:
             facts = reply if isinstance(reply, dict) else {}
