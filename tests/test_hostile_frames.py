@@ -7,11 +7,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import repeat
+from random import Random
 from typing import Any
 
 import pytest
 import zstandard
 from flask import Response
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lying_pi import Barn, Lines, changed
 
 from changelog import room, wire
@@ -19,6 +22,7 @@ from changelog.connection import connect
 from changelog.errors import BrokenFrame, Divergence
 from changelog.position import Position
 from changelog.verify.digest import digest_tables
+from scripts.fuzz_wire import Wire
 
 MiB = 2**20
 
@@ -277,3 +281,19 @@ def test_an_export_whose_rows_do_not_fit_is_refused_as_a_whole(barn: Barn, lie: 
     barn.pi.lie = lambda path: None
     assert barn.everything() == before
     assert barn.serves()
+
+
+# --- damage at random
+
+
+@pytest.fixture(scope="module")
+def replaying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    made = Wire(tmp_path_factory.mktemp("wire"))
+    yield made
+    made.close()
+
+
+@settings(max_examples=500, deadline=None)
+@given(chance=st.randoms(use_true_random=False))
+def test_a_frame_that_was_damaged_anywhere_is_taken_as_a_whole_or_refused_without_a_trace(replaying: Wire, chance: Random) -> None:
+    assert replaying.run(chance) is None
