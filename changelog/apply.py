@@ -72,6 +72,8 @@ class Applier:
         self._shapes = {}
 
     def _apply_ddl(self, row: Row) -> None:
+        if len(row) != len(FACTS) + 1:
+            raise Divergence(f"seq {row[0]}: a change of the schema has {len(row) - len(FACTS)} values, not one", seq=row[0])
         self.reshaped = True
         reshape(self._db, row[len(FACTS)])
         self._look_at_schema()
