@@ -22,11 +22,11 @@ from typing import NoReturn
 from dotenv import dotenv_values
 
 from changelog.connection import connect, one
-from changelog.errors import ConfigError, DroverError, Unauthorized
+from changelog.errors import ConfigError, DroverError
 from changelog.node.runner import Role, listen
 from changelog.node.settings import Settings, prepare_data_dir
 from pi import farm
-from pi.keys import OFFICE, Keys
+from pi.keys import OFFICE, ROLES, Keys
 
 ENV = Path(".env")
 CERTIFICATE_DAYS = 3650
@@ -172,11 +172,8 @@ def lan_addresses() -> list[str]:
 def make_office_key(settings: Settings) -> None:
     """PI_API_KEY in .env, unless the one there is known to the Pi."""
     with closing(Keys(settings.pi_db)) as keys:
-        try:
-            keys.role_of(settings.pi_api_key)
+        if keys.still_admits(settings.pi_api_key, *ROLES):
             return
-        except Unauthorized:
-            pass
         name = "server" if all(row["name"] != "server" for row in keys.rows()) else f"server-{time.strftime('%Y%m%d-%H%M%S')}"
         key = keys.add(name, OFFICE)
     write_private(ENV, with_setting(ENV.read_text(encoding="utf-8"), "PI_API_KEY", key))
