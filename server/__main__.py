@@ -24,6 +24,7 @@ from changelog.node.settings import Settings, prepare_data_dir
 from changelog.pull import pull as pull_from
 from server.app import create_app
 from server.bucket import newest_in_bucket
+from server.credentials import Credentials
 from server.live import MOST_SOCKETS, Live
 from server.local import bootstrap_here_or_there, local_status, resync_here_or_there, stored_status, verify_here_or_there
 from server.pi_client import PiClient
@@ -82,13 +83,16 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     if not settings.is_server_ui:
         logger.info("Pages only (IS_SERVER_UI=False): this server does not follow the Pi")
         return create_app(settings, replica, store, state, None), services
+    credentials = Credentials(settings, Path(".env"))
     live = Live(replica, state)
-    sync = SyncService(settings, replica, store, state, live.applied)
+    sync = SyncService(settings, replica, store, state, live.applied, credentials=credentials)
     replica.when_broken = sync.replica_broke
     if settings.follow == "bucket":
-        return create_app(settings, replica, store, state, sync, live=live), [*services, sync, live]
-    push = PushClient(settings, store.replica_id, offer=sync.offer, linked=sync.linked, ignored=sync.measures.ignored)
-    return create_app(settings, replica, store, state, sync, live=live), [*services, sync, live, push]
+        return create_app(settings, replica, store, state, sync, live=live, credentials=credentials), [*services, sync, live]
+    push = PushClient(
+        settings, store.replica_id, offer=sync.offer, linked=sync.linked, ignored=sync.measures.ignored, credentials=credentials
+    )
+    return create_app(settings, replica, store, state, sync, live=live, credentials=credentials), [*services, sync, live, push]
 
 
 @main.command()
@@ -210,6 +214,7 @@ def pull(url: str, target: Path, as_json: bool, yes: bool) -> None:
         settings = settings_for(url, Settings.load())
         with closing(PiClient(settings, f"pull-{socket.gethostname()}"[:64])) as client:
             print_pull(pull_from(RemoteSource(client, lambda done, total: None), target, yes), as_json)
+            client.keep_trust()
 
 
 @main.command()
