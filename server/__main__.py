@@ -17,6 +17,7 @@ from flask import Flask
 from changelog.cli.replicas import print_pull, print_verified
 from changelog.connection import connect
 from changelog.errors import DroverError
+from changelog.node.certificates import parse_fingerprint
 from changelog.node.logs import start_logging
 from changelog.node.runner import Role, Service
 from changelog.node.runner import serve as run_role
@@ -27,6 +28,8 @@ from server.bucket import newest_in_bucket
 from server.credentials import Credentials
 from server.live import MOST_SOCKETS, Live
 from server.local import bootstrap_here_or_there, local_status, resync_here_or_there, stored_status, verify_here_or_there
+from server.pairing import pair as join
+from server.pairing import print_paired, typed_code
 from server.pi_client import PiClient
 from server.push_client import PushClient
 from server.remote import RemoteSource, settings_for
@@ -215,6 +218,21 @@ def pull(url: str, target: Path, as_json: bool, yes: bool) -> None:
         with closing(PiClient(settings, f"pull-{socket.gethostname()}"[:64])) as client:
             print_pull(pull_from(RemoteSource(client, lambda done, total: None), target, yes), as_json)
             client.keep_trust()
+
+
+@main.command()
+@click.argument("host", metavar="HOST[:PORT]")
+@click.option("--fingerprint", required=True, help="SHA-256 of the Pi's certificate, as `python -m pi pair` prints it there.")
+def pair(host: str, fingerprint: str) -> None:
+    """Join this server to the Pi at HOST: pin its certificate and fetch a key, both written to .env and PI_CERT.
+
+    The code that `python -m pi pair` prints is asked for; without a terminal it is the first line of standard input, or PAIRING_CODE in
+    the environment.
+    """
+    with failing_in_one_line():
+        settings, expected = Settings.load(), parse_fingerprint(fingerprint)
+        prepare_data_dir(settings)
+        print_paired(join(settings, Path(".env"), host, expected, typed_code()))
 
 
 @main.command()

@@ -40,7 +40,7 @@ class Credentials:
     def __init__(self, settings: Settings, env_file: Path | None = None) -> None:
         """The key of `settings`, until `env_file` or the environment says another one. Nothing is read yet."""
         self._settings, self._env_file = settings, env_file
-        self._pinning = settings.use_ssl_for_pi and settings.use_self_signed_cert
+        self.pinning = settings.use_ssl_for_pi and settings.use_self_signed_cert  # else nobody asks which certificates there are
         self._key, self._said = settings.pi_api_key, ""
         self._present: Credential | None = None
         self._pins: tuple[list[bytes], list[bytes]] = ([], [])
@@ -87,14 +87,14 @@ class Credentials:
 
     def _files(self) -> list[Path]:
         """Where they stand."""
-        pins = [self._settings.pi_cert, self._settings.announced_cert] if self._pinning else []
+        pins = [self._settings.pi_cert, self._settings.announced_cert] if self.pinning else []
         return [*pins, *([self._env_file] if self._env_file else [])]
 
     def _read(self) -> None:
         self._read_key()
         context = self._present.context if self._present else None
         try:
-            if self._pinning:
+            if self.pinning:
                 pins = pinned_certificates(self._settings)
                 if pins != self._pins:
                     context = pinning_context(self._settings, [*pins[0], *pins[1]])
