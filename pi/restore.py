@@ -80,9 +80,9 @@ def _print(settings: Settings, facts: dict[str, Any]) -> None:
     steps = []
     if not settings.pi_db.exists():
         steps.append("keys are in no backup. Make them anew, one for the server and one for each device or program:")
-        steps.append("  python -m pi key add office --role office        (then PI_API_KEY on the server)")
+        steps.append("  python -m pi pair        (prints what to type on the server; python -m pi key add NAME --role ROLE for the others)")
     if settings.pi_tls and not settings.pi_cert.exists():
-        steps.append(f"the certificate {settings.pi_cert} too: scripts/run.sh pi makes one. Carry it to the server (its PI_CERT)")
+        steps.append(f"the certificate {settings.pi_cert} too: scripts/run.sh pi makes one, and python -m pi pair brings it to the server")
     steps.append("start it: python -m pi serve, and python -m pi ship (after the old Pi is off for good)")
     steps.append("what the server has beyond this it keeps in a file when it has taken its copy: python -m server rescued lists them;")
     steps.append("  carry the file over and play it back here: python -m pi adopt FILE")
