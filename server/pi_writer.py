@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
-import urllib3
 
 from changelog import errors
 from changelog.errors import BadRequest, BrokenFrame, ConfigError, DroverError, Unreachable
@@ -138,9 +137,9 @@ class PiWriter:
     def _answer(self, session: requests.Session, method: str, path: str, timeout: tuple[float, float], **more: Any) -> dict[str, Any]:
         try:
             with session.request(method, self._base + path, timeout=timeout, stream=True, allow_redirects=False, **more) as response:
-                body = response.raw.read(LARGEST_ANSWER, decode_content=True)
+                body = _first_bytes(response)
                 status = response.status_code
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
+        except (requests.RequestException, OSError) as exc:
             cause = innermost(exc)
             raise Unreachable(why_unreachable(cause, self._settings), sent=_may_have_arrived(exc)) from exc
         try:
@@ -199,6 +198,16 @@ def _new_session(credential: Credential) -> requests.Session:
     if credential.context is not None:
         session.mount("https://", PinnedAdapter(credential.context))
     return session
+
+
+def _first_bytes(response: requests.Response) -> bytes:
+    """As much of the body as an answer of ours can have. Raises RequestException, also for an encoding that is none."""
+    body = bytearray()
+    for piece in response.iter_content(LARGEST_ANSWER):
+        body += piece
+        if len(body) >= LARGEST_ANSWER:
+            break
+    return bytes(body[:LARGEST_ANSWER])
 
 
 def _may_have_arrived(exc: Exception) -> bool:
