@@ -24,8 +24,10 @@ from changelog.errors import ConfigError, Unreachable
 from changelog.node.certificates import certificates_in, fingerprint
 from changelog.node.settings import Settings
 from changelog.node.tls import ServerTls
-from pi.certificate import has_next, make_next, settle
+from pi import renewal
+from pi.certificate import fingerprint_of, has_next, make_next, settle
 from pi.certificate import switch as switch_certificates
+from pi.renewal import Certificates, certificates
 from server.credentials import Credentials
 from server.pi_client import PiClient
 from server.pi_socket import PiSocket
@@ -209,6 +211,7 @@ def test_a_server_that_comes_back_within_the_grace_period_takes_the_next_one_up_
     eventually(lambda: farm.server_id() in farm.pi.command("cert", "status").stdout.partition(" trusted by ")[2], 20)
     assert farm.pi.command("cert", "cancel").returncode == 0
     assert shown_by(farm) == before and not list(farm.pi.data.glob("*.next.pem"))
+    eventually(lambda: not (farm.server.data / "pi-cert.announced.pem").exists(), 20)
     assert (farm.pi.command("cert", "switch").returncode, farm.pi.command("cert", "cancel").returncode) == (1, 1)
     assert farm.pi.command("cert", "renew").returncode == 0
     eventually(lambda: certificate_of(farm.server) == shown_by(farm) == certificate_of(farm.pi) != before, 20)
@@ -289,6 +292,38 @@ def test_wherever_a_power_cut_breaks_a_renewal_off_certificate_and_key_belong_to
         settle(settings)
         ServerTls(settings.pi_cert, settings.pi_key)
     settle(settings)
+
+
+def test_in_the_middle_of_a_switch_the_next_certificate_is_named_still_or_in_use_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server to which it was not named for a moment would trust it no more, just before it is used."""
+    settings = Settings(data_dir=tmp_path)
+    make_certificate(tmp_path)
+    make_next(settings)
+    before = certificates(settings)
+    named = []
+    rename = Path.replace
+
+    def replace(source: Path, target: Path) -> Path:
+        moved = rename(source, target)
+        named.append(certificates(settings))
+        return moved
+
+    monkeypatch.setattr(Path, "replace", replace)
+    switch_certificates(settings)
+    assert before.next and named == [before, Certificates(before.next, None)]
+    monkeypatch.undo()
+    make_next(settings)
+    read, there = fingerprint_of, certificates(settings)
+
+    def switched_before(path: Path) -> str:
+        if path == settings.pi_cert and has_next(settings):
+            switch_certificates(settings)  # after the next one was read
+        return read(path)
+
+    monkeypatch.setattr(renewal, "fingerprint_of", switched_before)
+    assert certificates(settings) == Certificates(str(there.next), None)
 
 
 def test_a_listener_goes_on_with_the_certificate_of_before_until_the_files_fit(tmp_path: Path) -> None:
