@@ -20,6 +20,7 @@ from changelog.errors import Conflict, Fenced, Unavailable
 from changelog.lease import checkpoint_lease
 from changelog.ltx import arrival, fence
 from changelog.ltx.check import verify
+from changelog.ltx.compact import SHIPPED_KEPT, compact, retain_shipped
 from changelog.ltx.fence import NOTE
 from changelog.ltx.ship import Shipper
 from changelog.ltx.staging import Staging
@@ -375,6 +376,43 @@ def test_later_transactions_of_somebody_else_fence_at_the_next_look(tmp_path: Pa
     trial.shipper.turn()
     with pytest.raises(Fenced, match="has transaction 4"):
         trial.put()
+
+
+def test_a_name_that_compaction_made_free_again_is_not_taken_by_who_does_not_know_of_the_other(tmp_path: Path, trial: Trial) -> None:
+    trial.ship()
+    other = tmp_path / "other"
+    other.mkdir()
+    second = Trial(other, MoodyStore(trial.folder / "bucket"))
+    for _ in range(3):
+        second.commit()
+        second.ship()
+    compact(trial.store, 1)
+    retain_shipped(trial.store, trial.now + SHIPPED_KEPT + 1)
+    assert [file.name.max_txid for file in trial.store.list(0)] == [4]
+    trial.shipper.uploader._checked_at -= SHIPPED_KEPT  # no other's file can have come and gone in less
+    trial.commit()
+    trial.shipper.turn()
+    with pytest.raises(Fenced, match="has transaction 4"):
+        trial.put()
+    second.check()
+
+
+def test_a_name_of_its_own_that_a_power_cut_has_emptied_makes_no_note_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "RENEW", 0.0)
+    first = Trial(tmp_path, LaxStore(tmp_path / "bucket"))
+    first.ship()
+    other = tmp_path / "other"
+    other.mkdir()
+    second = Trial(other, LaxStore(tmp_path / "bucket"))
+    second.crash()
+    (second.shipper._folder / "owner").write_bytes(b"")
+    second.begin()
+    second.shipper.turn()
+    assert not second.shipper.uploader.step()
+    assert names(first) == [1]
+    for trial in (first, second):
+        trial.crash()
+        trial.db.close()
 
 
 def test_a_place_without_conditional_put_has_a_note_and_the_second_one_waits_to_see_whether_it_lives(

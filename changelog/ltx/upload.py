@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from changelog.errors import DroverError, Fenced
+from changelog.ltx.compact import SHIPPED_KEPT
 from changelog.ltx.fence import Fence
 from changelog.ltx.staging import Staged, Staging
 from changelog.ltx.status import StatusFile
@@ -17,7 +18,7 @@ from changelog.ltx.store.names import SNAPSHOTS, Store
 FIRST_PAUSE = 0.5  # s after the first failure; doubled after each one that follows, and half of it is chance
 LONGEST_PAUSE = 30.0  # s
 IDLE = 1.0  # s between looks when nothing waits
-CHECK = 600.0  # s between two comparisons of the store with what was put there
+CHECK = 0.8 * SHIPPED_KEPT  # s between two comparisons of the store with what was put there: a name that was taken is not free before
 
 logger = logging.getLogger(__name__)
 
