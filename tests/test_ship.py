@@ -16,7 +16,7 @@ import pytest
 from ship_parts import bytes_of, make_bank, restored, txids
 
 from changelog.connection import connect, remove_database
-from changelog.errors import Conflict, Fenced, Unavailable
+from changelog.errors import Conflict, DamagedObject, Fenced, Unavailable
 from changelog.lease import checkpoint_lease
 from changelog.ltx import arrival, fence
 from changelog.ltx.check import verify
@@ -319,6 +319,32 @@ def test_a_bucket_that_was_emptied_gets_a_snapshot_and_can_be_restored(trial: Tr
     trial.check()
 
 
+@pytest.mark.parametrize("missing", [True, False])
+def test_what_is_lost_in_the_middle_is_noticed_and_the_newest_state_can_be_restored_again(trial: Trial, missing: bool) -> None:
+    for _ in range(5):
+        trial.commit()
+        trial.ship()
+    lost = trial.folder / "bucket" / "ltx" / "0" / Name(0, 3, 3).file
+    lost.write_bytes(lost.read_bytes()[:-9])
+    if missing:
+        lost.unlink()
+    with pytest.raises(DamagedObject):
+        restored(trial.store, trial.folder / "restored.db")
+    trial.shipper._upkeep._step()
+    trial.shipper._status.write()
+    assert {sample.name: sample.value for metric in metrics(trial.path, 0) for sample in metric.samples}["drover_ship_upkeep_failing"] == 1
+    trial.ship()
+    trial.ship()
+    assert [file.name for file in trial.store.list(9)] == [Name(9, 1, 5)]
+    trial.shipper._upkeep._step()
+    assert trial.shipper._status.status.upkeep == ""
+    trial.commit()
+    trial.ship()
+    trial.crash()
+    trial.db.close()
+    assert restored(trial.store, trial.folder / "restored.db") == bytes_of(trial.path)
+
+
 def test_a_new_bucket_of_somebody_elses_files_is_continued_behind_them(tmp_path: Path, trial: Trial) -> None:
     trial.commit()
     trial.ship()
@@ -586,6 +612,7 @@ def test_the_metrics_tell_where_it_stands(trial: Trial) -> None:
         "drover_ship_pending_bytes": float(size),
         "drover_ship_errors_total": 1.0,
         "drover_ship_fenced": 0.0,
+        "drover_ship_upkeep_failing": 0.0,
     }
     trial.crash()
     found = {sample.name: sample.value for metric in metrics(trial.path, trial.now) for sample in metric.samples}

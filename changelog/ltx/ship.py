@@ -58,7 +58,7 @@ class Shipper:
         self._status = StatusFile(path)
         self._status.set(store=store.url)
         self.uploader = Uploader(self.staging, store, self.fence, self._status, clock)
-        self._upkeep = Upkeep(store, folder, lambda: not self.uploader.failure and not self.fence.cause, self._status)
+        self._upkeep = Upkeep(store, folder, self._is_through, self.uploader.ask_whole, self._status)
         self._chain: Chain | None = None
         self._tail: Tail | None = None
         self._left: Tail | None = None  # that of the file which was followed last
@@ -277,6 +277,10 @@ class Shipper:
             stopping.wait(pause)
         if self._wake is not None:
             self._wake.wait(IDLE)
+
+    def _is_through(self) -> bool:
+        """Whether the store is ours and takes what it is given."""
+        return not self.uploader.failure and not self.fence.cause
 
     def _tell(self) -> None:
         state, cause = "shipping", ""

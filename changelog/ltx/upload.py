@@ -44,7 +44,7 @@ class Uploader:
 
     def __init__(self, staging: Staging, store: Store, fence: Fence, status: StatusFile, clock: Callable[[], float] = time.time) -> None:
         self.failure = ""  # why the store does not take anything just now
-        self.hole = False  # the store lacks transactions before those that wait: only a whole database can be restored from there on
+        self.hole = False  # the store lacks transactions before those that wait, or other ones: only a whole database leads on from there
         self._staging, self._store, self._fence, self._status, self._clock = staging, store, fence, status, clock
         self._checked_at = -CHECK  # time.monotonic() of the last comparison; anew after each failure
         self._backoff = Backoff()
@@ -63,6 +63,10 @@ class Uploader:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(max(0.1, until - time.monotonic()))
+
+    def ask_whole(self) -> None:
+        """What is in the store leads nowhere: let a whole database follow."""
+        self.hole = True
 
     def step(self, seconds: float = 0.0) -> bool:
         """Put one file, if there is one within so many seconds. False when there was nothing to do. Raises what the store raises."""
@@ -85,8 +89,8 @@ class Uploader:
         waiting, newest = self._staging.waiting, self._staging.newest
         assert newest is not None
         first = waiting[0].txid if waiting else newest.txid + 1
-        self.hole = not self._fence.check(first, newest.txid)
-        if self.hole:
+        if not self._fence.check(first, newest.txid):
+            self.ask_whole()
             logger.warning("the store lacks what was put there before, so a whole database follows store=%s", self._store.url)
         self._checked_at = time.monotonic()
 
