@@ -18,11 +18,12 @@ from ship_parts import bytes_of, make_bank, restored, txids
 from changelog.connection import connect, remove_database
 from changelog.errors import Conflict, DamagedObject, Fenced, Unavailable
 from changelog.lease import checkpoint_lease
-from changelog.ltx import arrival, fence
+from changelog.ltx import arrival, fence, upload
 from changelog.ltx.check import verify
 from changelog.ltx.compact import SHIPPED_KEPT, compact, retain_shipped
 from changelog.ltx.fence import NOTE
 from changelog.ltx.ship import Shipper
+from changelog.ltx.sign import Complete, last_sign
 from changelog.ltx.staging import Staging
 from changelog.ltx.status import read_status
 from changelog.ltx.store.folder import FolderStore
@@ -47,6 +48,10 @@ class MoodyStore(FolderStore):
         if self.silent:
             raise Unavailable("the answer was lost")
         return taken
+
+    def put_note(self, key: str, content: bytes, if_absent: bool = False) -> bool:
+        self._ask()
+        return super().put_note(key, content, if_absent)
 
     def _ask(self) -> None:
         if self.away:
@@ -589,6 +594,39 @@ def test_nothing_is_written_while_nothing_moves(trial: Trial) -> None:
         trial.ship()
     trial.shipper._status.write()
     assert {path: path.stat().st_mtime_ns for path in trial.shipper._folder.iterdir()} == before
+
+
+def test_a_shipper_that_has_nothing_to_ship_says_so_in_the_store_and_only_then(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploader = trial.shipper.uploader
+    trial.commit()
+    trial.ship()
+    uploader.sign()
+    assert last_sign(trial.store) is None  # not known yet that nothing came after it
+    trial.now += 100
+    trial.shipper.turn()
+    uploader.sign()
+    assert last_sign(trial.store) is None  # a file has told it just now
+    monkeypatch.setattr(upload, "EVERY", 0.0)
+    uploader.sign()
+    sign = last_sign(trial.store)
+    assert sign == Complete(1, int(trial.now * 1000))
+    trial.now += 100
+    trial.commit()
+    trial.shipper.turn()
+    uploader.sign()
+    trial.shipper.turn()
+    uploader.sign()
+    assert last_sign(trial.store) == sign  # something waits
+    trial.put()
+    trial.shipper.turn()
+    uploader.sign()
+    assert last_sign(trial.store) == Complete(2, int(trial.now * 1000) + 1)
+    trial.shipper.turn()
+    trial.store.away = True
+    with pytest.raises(Unavailable):
+        uploader.sign()
+    trial.store.away = False
+    trial.check()
 
 
 def test_the_metrics_tell_where_it_stands(trial: Trial) -> None:

@@ -22,6 +22,7 @@ from changelog.ltx import rest
 from changelog.ltx.arrival import Arrival
 from changelog.ltx.chain import Chain, StoreAway, chain_in, chain_of
 from changelog.ltx.fence import Fence
+from changelog.ltx.sign import Complete
 from changelog.ltx.staging import Staging, in_words
 from changelog.ltx.status import StatusFile, folder_of, running_lease
 from changelog.ltx.store.names import Store
@@ -118,8 +119,11 @@ class Shipper:
             self._let_go()
         if self._tail is None and not self._open():
             return RETRY / 4
-        assert self._tail is not None
+        assert self._tail is not None and self._chain is not None
+        now = self._now()
         change = self._tail.change()
+        if change is None and not self.staging.waiting and not self.uploader.hole:
+            self.uploader.complete = Complete(self._chain.txid, now)
         if change or (self.uploader.hole and not self.staging.has_image):
             self._hand_out(change)
         if change:

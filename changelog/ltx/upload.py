@@ -11,6 +11,7 @@ from collections.abc import Callable
 from changelog.errors import DroverError, Fenced
 from changelog.ltx.compact import SHIPPED_KEPT
 from changelog.ltx.fence import Fence
+from changelog.ltx.sign import EVERY, Complete, give_sign
 from changelog.ltx.staging import Staged, Staging
 from changelog.ltx.status import StatusFile
 from changelog.ltx.store.names import SNAPSHOTS, Store
@@ -45,6 +46,8 @@ class Uploader:
     def __init__(self, staging: Staging, store: Store, fence: Fence, status: StatusFile, clock: Callable[[], float] = time.time) -> None:
         self.failure = ""  # why the store does not take anything just now
         self.hole = False  # the store lacks transactions before those that wait, or other ones: only a whole database leads on from there
+        self.complete: Complete | None = None  # what the store may be told of: all was put until then
+        self._signed_at = 0.0  # time.monotonic() of what was put last, a sign or a file
         self._staging, self._store, self._fence, self._status, self._clock = staging, store, fence, status, clock
         self._checked_at = -CHECK  # time.monotonic() of the last comparison; anew after each failure
         self._backoff = Backoff()
@@ -85,6 +88,15 @@ class Uploader:
         self._done(staged)
         return True
 
+    def sign(self) -> None:
+        """Tell the store that nothing is new, if nothing else has told that we live for some time. Raises what the store raises."""
+        complete = self.complete
+        if complete is None or self._fence.cause or time.monotonic() - self._signed_at < EVERY:
+            return
+        give_sign(self._store, complete)
+        self.complete = None  # said once; the next turn brings a newer one, as long as there are any
+        self._answered()
+
     def _check(self) -> None:
         waiting, newest = self._staging.waiting, self._staging.newest
         assert newest is not None
@@ -106,16 +118,23 @@ class Uploader:
             logger.debug("object shipped txid=%x bytes=%d pages=%d", staged.txid, staged.size, staged.header.commit)
         facts = {"objects": status.objects + 1, "bytes": status.bytes + staged.size}
         self._status.set(**facts, pending_objects=count, pending_bytes=size)
+        self._answered()
+
+    def _answered(self) -> None:
+        """The store has taken something."""
         if self.failure:
-            logger.warning("the store answers again store=%s waiting=%d", self._store.url, count)
+            logger.warning("the store answers again store=%s waiting=%d", self._store.url, len(self._staging.waiting))
         self.failure = ""
+        self._signed_at = time.monotonic()
         self._backoff.reset()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                if not self.step(IDLE) and self._fence.cause:
-                    self._stopping.wait(IDLE)
+                if not self.step(IDLE):
+                    self.sign()
+                    if self._fence.cause:
+                        self._stopping.wait(IDLE)
             except Fenced as exc:
                 self._fence.close(exc.message)
                 logger.error("fenced, nothing is shipped any more: %s", self._fence.cause)
