@@ -20,7 +20,7 @@ from changelog.node.access import json_body
 from changelog.node.certificates import ANNOUNCED
 from changelog.node.settings import Settings
 from changelog.node.tls import Stamp, stamp_of
-from pi.certificate import fingerprint_of, has_next
+from pi.certificate import fingerprint_of
 from pi.keys import Keys
 
 LARGEST_BODY = 255  # bytes
@@ -71,8 +71,13 @@ class Renewal:
 
 
 def certificates(settings: Settings) -> Certificates:
-    """Which there are. Raises ConfigError when one cannot be read."""
-    return Certificates(fingerprint_of(settings.pi_cert), fingerprint_of(settings.next_cert) if has_next(settings) else None)
+    """Which there are. Raises ConfigError when one cannot be read.
+
+    The next one first, and by its file alone: in the middle of a switch it is still named, or already the present one, but never missing.
+    """
+    following = fingerprint_of(settings.next_cert) if settings.next_cert.exists() else None
+    present = fingerprint_of(settings.pi_cert)
+    return Certificates(present, following if following != present else None)
 
 
 def blueprint(settings: Settings, keys: Keys) -> Blueprint:
@@ -82,8 +87,10 @@ def blueprint(settings: Settings, keys: Keys) -> Blueprint:
     @routes.get("/certificate")
     @keys.require("replica")
     def certificate() -> Response:
-        following = has_next(settings)
-        pem = settings.next_cert.read_text(encoding="ascii") if following else None
+        try:
+            pem = settings.next_cert.read_text(encoding="ascii")
+        except FileNotFoundError:
+            pem = None
         return jsonify(success=True, present=fingerprint_of(settings.pi_cert), next=pem)
 
     @routes.post("/certificate")

@@ -85,6 +85,17 @@ class Credentials:
         logger.info("The Pi has announced its next certificate, %s; it is trusted from now on", fingerprint(certificate))
         return True
 
+    def none_announced(self) -> None:
+        """The Pi says that it has no next certificate: one that was announced, and withdrawn, is trusted no more."""
+        with self._lock:
+            if self._pins[1]:
+                try:
+                    self._settings.announced_cert.unlink(missing_ok=True)
+                except OSError as exc:
+                    self._warn(f"{self._settings.announced_cert} cannot be removed ({exc}), and is still trusted")
+                else:
+                    logger.info("The Pi has withdrawn the next certificate that it had announced")
+
     def _files(self) -> list[Path]:
         """Where they stand."""
         pins = [self._settings.pi_cert, self._settings.announced_cert] if self.pinning else []

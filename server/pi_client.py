@@ -127,9 +127,10 @@ class PiClient:
     def keep_trust(self) -> None:
         """Where the Pi has announced its next certificate, trust that too, and tell the Pi so. Raises what `facts` does."""
         shown = self._next
-        if not shown or shown == self._confirmed:
+        pinned = self._credentials.is_pinned(shown)
+        if not shown or (pinned and shown == self._confirmed):
             return
-        if not self._credentials.is_pinned(shown):
+        if not pinned:
             certificate = der_of(self.facts("/certificate").get("next"))
             if fingerprint(certificate) != shown or not self._credentials.announced(certificate):
                 return
@@ -206,6 +207,8 @@ class PiClient:
         present, _, self._next = (certificates or "").partition(",") if self._credentials.pinning else ("", "", "")
         if present and self._credentials.is_next(present):
             self._session.close()  # this connection was made before: the next one is to see it
+        elif present and not self._next:
+            self._credentials.none_announced()
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         try:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from farm_processes import Farm, make_certificate
+from farm_processes import Farm, eventually, free_port, make_certificate
+
+from changelog.node.settings import Settings
 
 
 class Attacker:
@@ -54,3 +57,23 @@ def attacking(farm: Farm, folder: Path) -> Iterator[Attacker]:
         yield attacker
     finally:
         attacker.close()
+
+
+@contextmanager
+def showing(certificate: Path, key: Path, *arguments: str) -> Iterator[Settings]:
+    """Somebody who shows this certificate, and the settings of a server that connects there; PI_CERT is to be filled in."""
+    port = free_port()
+    command = ["openssl", "s_server", "-accept", str(port), "-cert", str(certificate), "-key", str(key), "-www", "-quiet", *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def listens() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    try:
+        eventually(listens)
+        yield Settings(data_dir=certificate.parent, remote_pi_host="127.0.0.1", remote_pi_port=port, pi_api_key="hxb_secret_of_the_farm")
+    finally:
+        process.kill()
+        process.wait()

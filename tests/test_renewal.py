@@ -10,22 +10,24 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import requests
-from farm_processes import Farm, Role, eventually, free_port, make_certificate
+from attacker import showing
+from farm_processes import Farm, Role, eventually, make_certificate
 from office_forms import Desk, flashed
 
 from changelog.errors import ConfigError, Unreachable
 from changelog.node.certificates import certificates_in, fingerprint
 from changelog.node.settings import Settings
 from changelog.node.tls import ServerTls
-from pi.certificate import has_next, make_next, settle
+from pi import renewal
+from pi.certificate import fingerprint_of, has_next, make_next, settle
 from pi.certificate import switch as switch_certificates
+from pi.renewal import Certificates, certificates
 from server.credentials import Credentials
 from server.pi_client import PiClient
 from server.pi_socket import PiSocket
@@ -197,8 +199,9 @@ def test_a_server_that_was_away_is_named_before_and_told_the_next_step_after_and
     assert farm.server.pids() == processes
 
 
-def test_a_server_that_comes_back_within_the_grace_period_takes_the_next_one_up(farm: Farm) -> None:
+def test_a_server_that_comes_back_within_the_grace_period_takes_the_next_one_up_unless_that_is_cancelled(farm: Farm) -> None:
     farm.start()
+    before = shown_by(farm)
     farm.server.stop()
     assert farm.pi.command("cert", "renew", "--no-switch").returncode == 0
     again = farm.pi.command("cert", "renew")
@@ -206,31 +209,24 @@ def test_a_server_that_comes_back_within_the_grace_period_takes_the_next_one_up(
     farm.pi.restart()
     farm.server.start()
     eventually(lambda: farm.server_id() in farm.pi.command("cert", "status").stdout.partition(" trusted by ")[2], 20)
-    farm.server.restart()
-    assert farm.pi.command("cert", "switch").returncode == 0
-    eventually(lambda: certificate_of(farm.server) == shown_by(farm) == certificate_of(farm.pi), 20)
-    assert not trouble(farm)
-
-
-def test_a_renewal_that_is_cancelled_leaves_the_present_certificate_in_use(farm: Farm) -> None:
-    farm.start()
-    before = shown_by(farm)
-    assert farm.pi.command("cert", "renew", "--no-switch").returncode == 0
-    eventually((farm.server.data / "pi-cert.announced.pem").exists)
     assert farm.pi.command("cert", "cancel").returncode == 0
     assert shown_by(farm) == before and not list(farm.pi.data.glob("*.next.pem"))
+    eventually(lambda: not (farm.server.data / "pi-cert.announced.pem").exists(), 20)
     assert (farm.pi.command("cert", "switch").returncode, farm.pi.command("cert", "cancel").returncode) == (1, 1)
+    assert farm.pi.command("cert", "renew").returncode == 0
+    eventually(lambda: certificate_of(farm.server) == shown_by(farm) == certificate_of(farm.pi) != before, 20)
+    assert not trouble(farm)
     farm.pi.settings["PI_TLS"] = False
     assert "PI_TLS" in farm.pi.command("cert", "status").stderr
-    farm.fill(1)
-    farm.assert_identical()
 
 
-def test_two_certificates_in_the_pinned_file_are_both_trusted(farm: Farm, tmp_path: Path) -> None:
-    """A renewal by hand."""
+def test_two_certificates_in_the_pinned_file_are_both_trusted_and_a_file_that_is_replaced_is_read_by_a_server_that_runs(
+    farm: Farm, tmp_path: Path
+) -> None:
+    """Renewals by hand: the new certificate put behind the old one first; or copied over afterwards."""
     make_certificate(tmp_path)
-    with (farm.server.data / "pi-cert.pem").open("a") as pins:
-        pins.write((tmp_path / "pi-cert.pem").read_text())
+    pins = farm.server.data / "pi-cert.pem"
+    pins.write_text(pins.read_text() + (tmp_path / "pi-cert.pem").read_text())
     farm.start()
     processes = farm.server.pids()
     farm.pi.stop()
@@ -239,28 +235,20 @@ def test_two_certificates_in_the_pinned_file_are_both_trusted(farm: Farm, tmp_pa
     farm.pi.start()
     farm.fill(1)
     farm.assert_identical(20)
-    assert farm.server.pids() == processes and len(certificates_in(farm.server.data / "pi-cert.pem")) == 2
-    assert "pinned in" not in farm.server.log
-
-
-def test_a_certificate_that_is_copied_over_is_trusted_by_a_server_that_runs(farm: Farm) -> None:
-    farm.start()
-    farm.pi.stop()
-    make_certificate(farm.pi.data)
+    assert len(certificates_in(pins)) == 2 and "pinned in" not in farm.server.log
+    make_certificate(farm.pi.data)  # and the Pi shows it to who comes now
+    farm.pi.kill9()
     farm.pi.start()
     eventually(lambda: "copy its pi-cert.pem" in (farm.status()["last_error"] or ""), 20)
     shutil.copy(farm.pi.data / "pi-cert.pem", farm.server.data)
-    farm.fill(1)
+    farm.fill(1, "BATCH002")
     farm.assert_identical(20)
-
-
-def test_a_pin_that_becomes_unreadable_leaves_the_one_of_before_trusted(farm: Farm) -> None:
-    farm.start()
-    (farm.server.data / "pi-cert.pem").write_text("half a certif")
-    farm.pi.restart()
-    farm.fill(1)
+    pins.write_text("half a certif")
+    farm.pi.kill9()
+    farm.pi.start()
+    farm.fill(1, "BATCH003")
     farm.assert_identical(20)
-    eventually(lambda: "the one of before stays trusted" in farm.server.log)
+    assert "the one of before stays trusted" in farm.server.log and farm.server.pids() == processes
 
 
 def test_a_switch_that_a_power_cut_broke_off_is_finished_at_the_next_start(farm: Farm) -> None:
@@ -306,6 +294,38 @@ def test_wherever_a_power_cut_breaks_a_renewal_off_certificate_and_key_belong_to
     settle(settings)
 
 
+def test_in_the_middle_of_a_switch_the_next_certificate_is_named_still_or_in_use_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server to which it was not named for a moment would trust it no more, just before it is used."""
+    settings = Settings(data_dir=tmp_path)
+    make_certificate(tmp_path)
+    make_next(settings)
+    before = certificates(settings)
+    named = []
+    rename = Path.replace
+
+    def replace(source: Path, target: Path) -> Path:
+        moved = rename(source, target)
+        named.append(certificates(settings))
+        return moved
+
+    monkeypatch.setattr(Path, "replace", replace)
+    switch_certificates(settings)
+    assert before.next and named == [before, Certificates(before.next, None)]
+    monkeypatch.undo()
+    make_next(settings)
+    read, there = fingerprint_of, certificates(settings)
+
+    def switched_before(path: Path) -> str:
+        if path == settings.pi_cert and has_next(settings):
+            switch_certificates(settings)  # after the next one was read
+        return read(path)
+
+    monkeypatch.setattr(renewal, "fingerprint_of", switched_before)
+    assert certificates(settings) == Certificates(str(there.next), None)
+
+
 def test_a_listener_goes_on_with_the_certificate_of_before_until_the_files_fit(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     make_certificate(tmp_path)
@@ -324,26 +344,6 @@ def test_a_listener_goes_on_with_the_certificate_of_before_until_the_files_fit(t
 
 
 # --- exactly what is pinned
-
-
-@contextmanager
-def showing(certificate: Path, key: Path, *arguments: str) -> Iterator[Settings]:
-    """Somebody who shows this certificate, and the settings of a server that connects there; PI_CERT is to be filled in."""
-    port = free_port()
-    command = ["openssl", "s_server", "-accept", str(port), "-cert", str(certificate), "-key", str(key), "-www", "-quiet", *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def listens() -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-        return False
-
-    try:
-        eventually(listens)
-        yield Settings(data_dir=certificate.parent, remote_pi_host="127.0.0.1", remote_pi_port=port, pi_api_key="hxb_secret_of_the_farm")
-    finally:
-        process.kill()
-        process.wait()
 
 
 def issue(folder: Path, name: str, *arguments: str, signed_by: str = "") -> None:

@@ -76,7 +76,8 @@ def write_whole(path: Path, text: str, mode: int = PRIVATE) -> None:
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8", newline="") as file:
             os.fchmod(file.fileno(), mode)
-            if path.exists() and (owner := path.stat()).st_uid != os.geteuid():  # root writes what the role's user must read
+            if os.geteuid() == 0:  # root writes what the role's user must read
+                owner = (path if path.exists() else path.parent).stat()
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(text)
             file.flush()
