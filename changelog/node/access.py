@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flask import Request
@@ -91,6 +91,14 @@ def int_argument(args: Mapping[str, str], name: str, default: int, low: int, hig
     if not re.fullmatch(r"-?[0-9]{1,19}", text, re.ASCII) or not low <= int(text) <= high:
         raise BadRequest(f"{name} must be a whole number from {low} to {high}")
     return int(text)
+
+
+def choice_argument(args: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """The argument `name` of a query string, or the first of `choices`; raises BadRequest naming them."""
+    text = args.get(name, choices[0])
+    if text not in choices:
+        raise BadRequest(f"{name} must be {' or '.join(choices)}")
+    return text
 
 
 def _refuse_number(text: str) -> float:

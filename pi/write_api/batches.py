@@ -17,6 +17,7 @@ CHECKS: dict[str, Check] = {
     "source": text(100),
     "notes": text(LONGEST_NOTES),
 }
+REQUIRED = ("batch_number",)
 
 
 def add_routes(routes: Blueprint, write: Write) -> None:
@@ -24,7 +25,7 @@ def add_routes(routes: Blueprint, write: Write) -> None:
 
     @routes.post("/batches")
     def add_batch() -> Any:
-        batch = checked(read_body(*CHECKS), CHECKS, required=("batch_number",))
+        batch = checked(read_body(*CHECKS), CHECKS, REQUIRED)
         return write("batch", partial(herd.add_batch, values=batch, now=herd.utc_now()), 201)
 
     @routes.patch(f"/batches/<{ROW_ID}:batch_id>")

@@ -18,6 +18,7 @@ CHECKS: dict[str, Check] = {
     "capacity": whole(0, MAX_CAPACITY, "of animals"),
     "description": text(1_000),
 }
+REQUIRED = ("pen_number", "capacity")
 
 
 def add_routes(routes: Blueprint, write: Write) -> None:
@@ -25,7 +26,7 @@ def add_routes(routes: Blueprint, write: Write) -> None:
 
     @routes.post("/pens")
     def add_pen() -> Any:
-        pen = checked(read_body(*CHECKS), CHECKS, required=("pen_number", "capacity"))
+        pen = checked(read_body(*CHECKS), CHECKS, REQUIRED)
         return write("pen", partial(herd.add_pen, **{"description": None, **pen}, now=herd.utc_now()), 201)
 
     @routes.patch(f"/pens/<{ROW_ID}:pen_id>")

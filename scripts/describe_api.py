@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Writes the descriptions of both HTTP APIs: pi/openapi.json and server/openapi.json. A test proves that they are fresh."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import pi.openapi
+import server.openapi
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FILES = {ROOT / "pi/openapi.json": pi.openapi.described, ROOT / "server/openapi.json": server.openapi.described}
+
+
+def text_of(document: object) -> str:
+    """As it stands in the file."""
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    for path, described in FILES.items():
+        path.write_text(text_of(described()))
+        print(path)
