@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the descriptions of both HTTP APIs: pi/openapi.json and server/openapi.json. A test proves that they are fresh."""
+"""Writes the descriptions of both HTTP APIs: pi/openapi.json and server/openapi.json. `--check` only looks whether they are fresh."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def text_of(document: object) -> str:
 
 
 if __name__ == "__main__":
-    for path, described in FILES.items():
-        path.write_text(text_of(described()))
-        print(path)
+    stale = [path for path, described in FILES.items() if not path.exists() or path.read_text() != text_of(described())]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)} {'is not fresh' if '--check' in sys.argv else 'written'}")
+        if "--check" not in sys.argv:
+            path.write_text(text_of(FILES[path]()))
+    sys.exit(bool(stale) and "--check" in sys.argv)

@@ -165,8 +165,8 @@ def protect_forms() -> None:
 
     A page that keeps what was typed is not asked for it where there is no session: it writes nothing then, and says `sign_in_again`.
     """
-    if request.method != "POST" or request.blueprint == "status":
-        return
+    if request.method != "POST" or request.blueprint == "status" or request.routing_exception is not None:
+        return  # what is not there is told as such
     if request.endpoint not in keeping or "user" in session:
         check_csrf()
 

@@ -147,7 +147,7 @@ def _full_export() -> Schema:
         "full_export",
         "All rows of all tables, at one position",
         {200: answer("The database.", reply, more=(SQLITE_MEDIA_TYPE,)), 206: file},
-        (*KEYED, 409, 416),
+        (400, *KEYED, 409, 416),
         tag="sync",
         security=opened_by("replica"),
         words=f"With `Accept: {SQLITE_MEDIA_TYPE}` the database file, resumable by Range and If-Range; its position is in a header.",

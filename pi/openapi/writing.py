@@ -36,7 +36,10 @@ IDEMPOTENCY = parameter(
     "header",
 )
 ACTOR = parameter(
-    "X-Actor", TEXT, f"for whom an office writes (role {OFFICE}): 1 to {LONGEST_NAME} characters, percent-encoded UTF-8", "header"
+    "X-Actor",
+    TEXT | {"minLength": 1},
+    f"for whom an office writes (role {OFFICE}): 1 to {LONGEST_NAME} characters, percent-encoded UTF-8",
+    "header",
 )
 WRITING = (400, *KEYED, 404, 409, 413)
 

@@ -44,7 +44,7 @@ def blueprint(writer: Writer, keys: Keys, repeats: Repeats) -> Blueprint:
 
     @routes.before_request
     def check() -> None:
-        if request.method != "GET":
+        if request.method not in ("GET", "HEAD", "OPTIONS"):
             require_farm(writer)
             keys.admit("writer")
 

@@ -23,6 +23,8 @@ LONGEST_NOTES = 10_000  # characters
 
 _TIME = re.compile(r"(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_BLANK = "[ \\t\\n]*"
+_NO_CONTROLS = "[^\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f]*"  # what cannot be printed besides, no pattern says shortly
 _PRINTABLE_ASCII = re.compile(r"[!-9;-~](?:[ -9;-~]*[!-9;-~])?", re.ASCII)  # what a payload can name: no colon
 
 Body = dict[str, Any]
@@ -79,7 +81,9 @@ def checked(body: Body, checks: Mapping[str, Check], required: tuple[str, ...] =
 def text(longest: int, *, needed: bool = False) -> Check:
     """A text without control characters and outer spaces, or None for null and, where it is not `needed`, nothing."""
 
-    @takes(**({"type": "string", "minLength": 1} if needed else {"type": ["string", "null"]}), maxLength=longest)
+    allowed = f"^{_NO_CONTROLS}[^ \\t\\n]{_NO_CONTROLS}$" if needed else f"^{_NO_CONTROLS}$"
+
+    @takes(type="string" if needed else ["string", "null"], maxLength=longest, pattern=allowed)
     def check(body: Body, name: str) -> str | None:
         value = body.get(name)
         if value is not None and (
@@ -98,7 +102,10 @@ def radio_text(longest: int, *, needed: bool = False) -> Check:
     """A text that a payload can name too: printable ASCII without a colon."""
     plain = text(longest, needed=needed)
 
-    @takes(**plain.schema, description="printable ASCII without a colon, as the radio sends it")
+    core = _PRINTABLE_ASCII.pattern if needed else f"({_PRINTABLE_ASCII.pattern})?"
+    words = "printable ASCII without a colon, as the radio sends it"
+
+    @takes(**plain.schema | {"pattern": f"^{_BLANK}{core}{_BLANK}$", "description": words})
     def check(body: Body, name: str) -> str | None:
         value: str | None = plain(body, name)
         if value is not None and not _PRINTABLE_ASCII.fullmatch(value):

@@ -24,7 +24,7 @@ from pi.write_api.bodies import (
     time,
 )
 from pi.write_api.callers import caller
-from pi.write_api.routes import ROW_ID, Write
+from pi.write_api.routes import Write
 
 MAX_WEIGHT = 5_000  # kg
 
@@ -62,27 +62,27 @@ def add_routes(routes: Blueprint, write: Write) -> None:
         animal = checked(read_body(*ANIMAL), ANIMAL, ANIMAL_REQUIRED)
         return write("animal", partial(herd.add_animal, values=animal, now=herd.utc_now()), 201)
 
-    @routes.patch(f"/cattle/<{ROW_ID}:animal_id>")
+    @routes.patch("/cattle/<int:animal_id>")
     def change_animal(animal_id: int) -> Any:
         changes, expected = read_change(FACTS)
         return write("animal", partial(herd.change_animal, animal_id=animal_id, changes=changes, expected=expected, now=herd.utc_now()))
 
-    @routes.delete(f"/cattle/<{ROW_ID}:animal_id>")
+    @routes.delete("/cattle/<int:animal_id>")
     def delete_animal(animal_id: int) -> Any:
         return write("deleted", partial(herd.delete_animal, animal_id=animal_id))
 
-    @routes.post(f"/cattle/<{ROW_ID}:animal_id>/move")
+    @routes.post("/cattle/<int:animal_id>/move")
     def move(animal_id: int) -> Any:
         change, expected = read_change(MOVE)
         return write("animal", partial(herd.move_animal, animal_id=animal_id, **change, expected=expected, now=herd.utc_now()))
 
-    @routes.post(f"/cattle/<{ROW_ID}:animal_id>/tags")
+    @routes.post("/cattle/<int:animal_id>/tags")
     def pair(animal_id: int) -> Any:
         tags, expected = read_change(TAGS)
         by = caller().who
         return write("animal", partial(herd.pair_tags, animal_id=animal_id, tags=tags, by=by, expected=expected, now=herd.utc_now()))
 
-    @routes.post(f"/cattle/<{ROW_ID}:animal_id>/weights")
+    @routes.post("/cattle/<int:animal_id>/weights")
     def record_weight(animal_id: int) -> Any:
         now = herd.utc_now()
         record = checked(read_body(*WEIGHT), WEIGHT, WEIGHT_REQUIRED)

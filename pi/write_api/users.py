@@ -15,7 +15,7 @@ from pi.herd.users import ROLES
 from pi.keys import OFFICE
 from pi.write_api.bodies import Body, Check, checked, read_body, read_change, takes, text, whole
 from pi.write_api.callers import LONGEST_NAME, caller
-from pi.write_api.routes import ROW_ID, Write
+from pi.write_api.routes import Write
 from pi.writer import Job
 
 # As werkzeug's generate_password_hash writes it: scrypt:N:r:p$salt$64 bytes in hex.
@@ -75,7 +75,7 @@ def add_routes(routes: Blueprint, write: Write) -> None:
         user = checked(read_body(*USER), USER, required=tuple(USER))
         return write("user", _by_admin(person, partial(herd.add_user, **user, now=herd.utc_now())), 201)
 
-    @routes.patch(f"/users/<{ROW_ID}:user_id>")
+    @routes.patch("/users/<int:user_id>")
     def change_user(user_id: int) -> Any:
         person = _person()
         changes, expected = read_change(USER_CHANGE)
