@@ -78,9 +78,7 @@ def callers(farm: Farm) -> list[Caller]:
     return [
         *(Caller("pi", role, {"X-API-Key": key}) for role, key in keys.items()),
         Caller("pi", "office for an admin", {"X-API-Key": keys["office"]}, {"X-Actor": USER}),
-        Caller(
-            "pi", "replica, frames", {"X-API-Key": keys["replica"], "Accept": FRAMES}, only=("/api/sync/changes", "/api/sync/full-export")
-        ),
+        Caller("pi", "replica, frames", {"X-API-Key": keys["replica"], "Accept": FRAMES}, only=WITH_FRAMES),
         Caller("pi", "no key", ELSEWHERE),
         Caller("server", "token", {"Authorization": f"Bearer {token}", **ELSEWHERE}),
         Caller("server", "this machine"),
@@ -145,11 +143,12 @@ def _judge(recorder: Any, caller: Caller, result: Result) -> None:
 @click.command(help=__doc__)
 @click.argument("examples", type=click.IntRange(0), default=100)
 @click.option("--edges/--no-edges", default=True)
-def main(examples: int, edges: bool) -> None:
+@click.option("--caller", "only", multiple=True, help="The name of a caller; may be given again. Without it, all.")
+def main(examples: int, edges: bool, only: tuple[str, ...]) -> None:
     logging.disable(logging.WARNING)
     began, result = time.monotonic(), Result()
     with tempfile.TemporaryDirectory() as folder, running_farm(Path(folder)) as farm:
-        for caller in callers(farm):
+        for caller in (each for each in callers(farm) if not only or each.name in only):
             fuzz(farm, caller, examples, edges, result)
             print(f"{result.requests[f'{caller.api} {caller.name}']:>8} requests  {caller.api}: {caller.name}", flush=True)
         for role in farm.roles:
