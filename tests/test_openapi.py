@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from farm_processes import Farm
+from farm_processes import Farm, make_certificate
 from office_pages import ELSEWHERE, Office
 
 import pi.openapi
@@ -40,6 +40,7 @@ class Pi:
     def __init__(self, folder: Path) -> None:
         settings = Settings(data_dir=folder, trust_loopback=True)
         farm_file.open_farm(settings.farm_db)
+        make_certificate(folder)
         self.writer = Writer(settings.farm_db, 5)
         self.writer.start()
         self.parts = (Primary(settings.farm_db), Keys(settings.pi_db), Acks(settings.pi_db))
@@ -148,7 +149,7 @@ def test_each_operation_opens_for_the_roles_that_are_described_and_for_no_other(
         allowed = {role for each in operation["security"] for role in each.get("key", ())}
         address = re.sub(r"{\w+_id}", "0", path).replace("{name}", "nobody")
         if not operation["security"]:
-            assert client.open(address, method=method).status_code < 400, path
+            assert client.open(address, method=method).status_code < 400 or path == "/api/pair", path  # which needs a code
             continue
         assert client.open(address, method=method).status_code == 401, path
         assert client.open(address, method=method, headers={"X-API-Key": "wrong"}).status_code in (401, 429), path

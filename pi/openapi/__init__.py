@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from changelog.node.openapi import Schema, described_itself, document
-from pi.openapi import reading, writing
+from pi.openapi import joining, reading, writing
 
 PATH = "/api/openapi.json"
 WORDS = (
@@ -18,6 +18,6 @@ WORDS = (
 
 def described() -> Schema:
     """The OpenAPI document of the Pi."""
-    paths: dict[str, Any] = {**reading.paths(), **writing.paths(), PATH: described_itself("health")}
+    paths: dict[str, Any] = {**reading.paths(), **writing.paths(), **joining.paths(), PATH: described_itself("health")}
     key: Schema = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
     return document("Drover: the Pi", WORDS, paths=paths, schemas={**reading.SCHEMAS, **writing.SCHEMAS}, security_schemes={"key": key})
