@@ -1,0 +1,78 @@
+"""The power goes: what is on the disk then, at any moment of small pieces of work. scripts/prove_power.py does it to a farm at work."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+
+from changelog.connection import connect, one
+from changelog.errors import DamagedFile
+from scripts.recorder import Recorder
+from scripts.torn_disk import KINDS, Disk, Files, Op, read_trace
+
+ROOT = Path(__file__).parents[1]
+SEEDS = 20
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="what programs write is recorded by a library that needs a C compiler")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    return folder
+
+
+def run(recorder: Recorder, code: str, *words: object) -> None:
+    command = [*recorder.environment, sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def cuts(trace: list[Op], folder: Path, since: int = 0) -> Iterator[tuple[str, Files]]:
+    """What a power cut may leave at any moment of the recorded work, from the op `since` on, and a name for it."""
+    disk = Disk(str(folder.resolve()))
+    for op in trace:
+        disk.apply(op)
+        if op.pid and op.number >= since and not disk.is_certain:
+            for kind in KINDS:
+                for seed in range(SEEDS if kind != "dropped" else 1):
+                    yield f"after {op}, {kind} {seed}"[:200], disk.after_cut(kind, random.Random(f"{op.number}/{seed}"))
+
+
+def content(files: Files, folder: Path, name: str) -> str:
+    """The one row of the table t in a file as it is opened after the cut, or what is wrong with it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for file, text in files.items():
+        (folder / file).write_bytes(text)
+    try:
+        with closing(connect(folder / name)) as db:
+            return f"{one(db, 'PRAGMA integrity_check')} {one(db, 'SELECT group_concat(DISTINCT v) FROM t')}"
+    except (DamagedFile, apsw.Error) as exc:
+        return str(exc)
+
+
+def test_a_snapshot_in_the_place_of_the_old_file_is_the_one_or_the_other_after_a_power_cut(disk: Path, tmp_path: Path) -> None:
+    """Whatever the file system makes of the order of names: an old -wal would be played into the new file."""
+    rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<400) INSERT INTO t SELECT '{}', hex(i) FROM n"
+    with closing(connect(disk / "r.db", create=True)) as old:
+        old.execute(f"CREATE TABLE t(v, more); {rows.format('old')}")
+    with closing(connect(disk / "r.db", leaves_wal=True)) as old:
+        old.execute("UPDATE t SET more='newest' WHERE rowid=400")
+    with closing(connect(disk / "r.db.incoming", create=True)) as new:
+        new.execute(f"CREATE TABLE t(v, more); CREATE INDEX more ON t(more, v); {rows.format('new')}")
+    recorder = Recorder(tmp_path, {"disk": disk})
+    code = """import sys; from pathlib import Path; from changelog.bootstrap import empty_wal, put_in_place
+target = Path(sys.argv[1]); empty_wal(target); put_in_place(Path(f"{target}.incoming"), target)"""
+    run(recorder, code, disk / "r.db")
+    found = {content(files, tmp_path / "after", "r.db"): name for name, files in cuts(read_trace(recorder.trace), disk)}
+    assert set(found) == {"ok old", "ok new"}, found
