@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from changelog.errors import DamagedFile
 
 BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
+WAL_HEADER = 32  # bytes
 JOURNAL = ("-wal", "-shm")  # what SQLite keeps beside a file, and finds by its name
 
 Path_ = str | os.PathLike[str]
@@ -160,19 +162,37 @@ def remove_database(path: Path_) -> None:
     remove_journal(path)
 
 
-def sync_wal(path: Path_) -> None:
-    """Bring the -wal of `path` to the disk, whoever wrote it and with whatever `synchronous`: what is served must survive a power cut.
+def sync_wal(db: apsw.Connection) -> bytes:
+    """Bring the -wal of an open database to the disk, whoever wrote it and with whatever `synchronous`: what is served must survive a power cut.
 
-    Only the -wal: opening and closing the database file itself would drop our locks on it.
+    Returns its header, which is another one whenever a -wal was begun anew, or b"" where nothing is in it. Only the -wal: opening and
+    closing the database file itself would drop our locks on it.
     """
     try:
-        fd = os.open(f"{os.fspath(path)}-wal", os.O_RDONLY)
+        fd = os.open(db.filename_wal, os.O_RDONLY)
     except FileNotFoundError:
-        return  # nothing is in a -wal that does not exist: the file itself was synced by the checkpoint that emptied it
+        return b""
     try:
+        header = os.pread(fd, WAL_HEADER, 0)  # before: who begins it anew meanwhile is seen the next time
         os.fdatasync(fd)
+        return header
     finally:
         os.close(fd)
+
+
+def sync_file(db: apsw.Connection) -> None:
+    """Bring the database file of an open connection to the disk: what a checkpoint moved into it, whoever made that.
+
+    By SQLite's own descriptor (an open() and close() of ours would drop our locks), and a checkpoint of ours does not do it: it skips what
+    another one has moved. Raises OSError.
+    """
+    file = ctypes.c_void_p()
+    db.file_control("main", apsw.SQLITE_FCNTL_FILE_POINTER, ctypes.addressof(file))
+    methods = ctypes.cast(file, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p))).contents  # iVersion, xClose, xRead, xWrite, xTruncate, xSync
+    sync = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(methods[5] or 0)
+    code = sync(file.value, apsw.SQLITE_SYNC_NORMAL)
+    if code != apsw.SQLITE_OK:
+        raise OSError(f"{db.filename} cannot be synced: {apsw.mapping_result_codes.get(code & 0xFF, code)}")
 
 
 def sync_path(path: Path_) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from changelog.connection import connect, one
 from changelog.errors import DamagedFile
+from changelog.install import install
 from scripts.recorder import Recorder
-from scripts.torn_disk import KINDS, Disk, Files, Op, read_trace
+from scripts.torn_disk import KINDS, WRITE, Disk, Files, Op, read_trace
 
 ROOT = Path(__file__).parents[1]
 SEEDS = 20
@@ -76,3 +77,30 @@ target = Path(sys.argv[1]); empty_wal(target); put_in_place(Path(f"{target}.inco
     run(recorder, code, disk / "r.db")
     found = {content(files, tmp_path / "after", "r.db"): name for name, files in cuts(read_trace(recorder.trace), disk)}
     assert set(found) == {"ok old", "ok new"}, found
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["who moves it into the file", "who leaves a new -wal"])
+@pytest.mark.parametrize("linked", [False, True], ids=["", "through a link"])
+def test_what_is_served_survives_a_power_cut_whoever_wrote_it_without_a_sync(
+    disk: Path, tmp_path: Path, leaves: bool, linked: bool
+) -> None:
+    path = disk / "p.db"
+    with closing(connect(path, create=True)) as db:
+        db.execute("CREATE TABLE t(v)")
+        install(db)
+    (tmp_path / "link.db").symlink_to(path)
+    recorder = Recorder(tmp_path, {"disk": disk})
+    settings = "PRAGMA wal_autocheckpoint=0;\n.dbconfig no_ckpt_on_close on" if leaves else ""
+    typed = f"PRAGMA synchronous=OFF;\n{settings}\nINSERT INTO t VALUES('told');"
+    subprocess.run([*recorder.environment, "sqlite3", path], input=typed, text=True, check=True, capture_output=True)
+    code = """import os, sys; from pathlib import Path; from changelog.primary import Primary
+Primary(Path(sys.argv[1])).head(); os._exit(0)"""
+    run(recorder, code, tmp_path / "link.db" if linked else path)
+    trace = read_trace(recorder.trace)
+    assert sum(op.kind == WRITE and op.pid > 0 for op in trace) > 3
+    whole = Disk(str(disk.resolve()))
+    for op in trace:
+        whole.apply(op)
+    for seed in range(SEEDS):
+        for kind in KINDS:
+            assert content(whole.after_cut(kind, random.Random(seed)), tmp_path / "after", "p.db") == "ok told", f"{kind} {seed}"
