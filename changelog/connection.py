@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 from types import TracebackType
@@ -163,7 +162,7 @@ def remove_database(path: Path_) -> None:
 
 
 def sync_wal(db: apsw.Connection) -> bytes:
-    """Bring the -wal of an open database to the disk, whoever wrote it and with whatever `synchronous`: what is served must survive a power cut.
+    """Bring the -wal of an open database to the disk, whoever wrote it and with whatever `synchronous`.
 
     Returns its header, which is another one whenever a -wal was begun anew, or b"" where nothing is in it. Only the -wal: opening and
     closing the database file itself would drop our locks on it.
@@ -183,16 +182,14 @@ def sync_wal(db: apsw.Connection) -> bytes:
 def sync_file(db: apsw.Connection) -> None:
     """Bring the database file of an open connection to the disk: what a checkpoint moved into it, whoever made that.
 
-    By SQLite's own descriptor (an open() and close() of ours would drop our locks), and a checkpoint of ours does not do it: it skips what
-    another one has moved. Raises OSError.
+    By SQLite, which knows that a close() of ours would drop its locks. A checkpoint of ours does not do it: it skips what another one has
+    moved. Raises IOError of apsw.
     """
-    file = ctypes.c_void_p()
-    db.file_control("main", apsw.SQLITE_FCNTL_FILE_POINTER, ctypes.addressof(file))
-    methods = ctypes.cast(file, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p))).contents  # iVersion, xClose, xRead, xWrite, xTruncate, xSync
-    sync = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(methods[5] or 0)
-    code = sync(file.value, apsw.SQLITE_SYNC_NORMAL)
-    if code != apsw.SQLITE_OK:
-        raise OSError(f"{db.filename} cannot be synced: {apsw.mapping_result_codes.get(code & 0xFF, code)}")
+    file = apsw.VFSFile("", os.path.realpath(db.filename), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        file.xSync(apsw.SQLITE_SYNC_NORMAL)
+    finally:
+        file.xClose()
 
 
 def sync_path(path: Path_) -> None:

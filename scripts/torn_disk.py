@@ -34,10 +34,10 @@ class Op:
     data: bytes
 
 
-def record(kind: int, file: int = 0, at: int = 0, path: str = "", data: bytes = b"") -> bytes:
-    """One record as the recorder writes it."""
+def record(kind: int, file: int = 0, at: int = 0, path: str = "", data: bytes = b"", *, pid: int = 0) -> bytes:
+    """One record as the recorder writes it; `pid` 0 is for what nobody did."""
     name = path.encode()
-    return HEAD.pack(kind, 0, file, at, len(name), len(data)) + name + data
+    return HEAD.pack(kind, pid, file, at, len(name), len(data)) + name + data
 
 
 def read_trace(path: Path) -> list[Op]:

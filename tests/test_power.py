@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,13 @@ import pytest
 from changelog.connection import connect, one
 from changelog.errors import DamagedFile
 from changelog.install import install
+from scripts.prove_power import TARGETS, in_memory, prove, record_at
 from scripts.recorder import Recorder
-from scripts.torn_disk import KINDS, WRITE, Disk, Files, Op, read_trace
+from scripts.torn_disk import KINDS, SYNC, WRITE, Disk, Files, Op, read_trace, record
 
 ROOT = Path(__file__).parents[1]
 SEEDS = 20
+STATES, LIES = 500, 150
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="what programs write is recorded by a library that needs a C compiler")
 
@@ -30,6 +33,13 @@ def disk(tmp_path: Path) -> Path:
     folder = tmp_path / "disk"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def after() -> Iterator[Path]:
+    """Where the disk after a cut is laid out."""
+    with in_memory() as folder:
+        yield Path(folder) / "after"
 
 
 def run(recorder: Recorder, code: str, *words: object) -> None:
@@ -62,7 +72,7 @@ def content(files: Files, folder: Path, name: str) -> str:
         return str(exc)
 
 
-def test_a_snapshot_in_the_place_of_the_old_file_is_the_one_or_the_other_after_a_power_cut(disk: Path, tmp_path: Path) -> None:
+def test_a_snapshot_in_the_place_of_the_old_file_is_the_one_or_the_other_after_a_power_cut(disk: Path, tmp_path: Path, after: Path) -> None:
     """Whatever the file system makes of the order of names: an old -wal would be played into the new file."""
     rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<400) INSERT INTO t SELECT '{}', hex(i) FROM n"
     with closing(connect(disk / "r.db", create=True)) as old:
@@ -75,14 +85,14 @@ def test_a_snapshot_in_the_place_of_the_old_file_is_the_one_or_the_other_after_a
     code = """import sys; from pathlib import Path; from changelog.bootstrap import empty_wal, put_in_place
 target = Path(sys.argv[1]); empty_wal(target); put_in_place(Path(f"{target}.incoming"), target)"""
     run(recorder, code, disk / "r.db")
-    found = {content(files, tmp_path / "after", "r.db"): name for name, files in cuts(read_trace(recorder.trace), disk)}
+    found = {content(files, after, "r.db"): name for name, files in cuts(read_trace(recorder.trace), disk)}
     assert set(found) == {"ok old", "ok new"}, found
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["who moves it into the file", "who leaves a new -wal"])
 @pytest.mark.parametrize("linked", [False, True], ids=["", "through a link"])
 def test_what_is_served_survives_a_power_cut_whoever_wrote_it_without_a_sync(
-    disk: Path, tmp_path: Path, leaves: bool, linked: bool
+    disk: Path, tmp_path: Path, after: Path, leaves: bool, linked: bool
 ) -> None:
     path = disk / "p.db"
     with closing(connect(path, create=True)) as db:
@@ -103,4 +113,38 @@ Primary(Path(sys.argv[1])).head(); os._exit(0)"""
         whole.apply(op)
     for seed in range(SEEDS):
         for kind in KINDS:
-            assert content(whole.after_cut(kind, random.Random(seed)), tmp_path / "after", "p.db") == "ok told", f"{kind} {seed}"
+            assert content(whole.after_cut(kind, random.Random(seed)), after, "p.db") == "ok told", f"{kind} {seed}"
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a farm did."""
+    path = tmp_path_factory.mktemp("farm") / "trace"
+    record_at(path, rounds=1, seed=7)
+    return path
+
+
+def test_a_power_cut_at_any_moment_loses_nothing_that_was_answered_served_or_acknowledged(trace: Path) -> None:
+    counts, faults = prove(trace, STATES, seed=7)
+    assert not faults
+    assert sum(counts[f"states of {target}"] for target in TARGETS) == sum(counts[f"states {kind}"] for kind in KINDS) == STATES
+    for name in ("farm.db", "farm.db-wal", "replica.db", "replica.db-wal", "replica.db.incoming", "replica.db.staged", "server.db-wal"):
+        assert counts[f"of these with a changed {name}"] > 0, name
+    assert counts["copies fetched: damaged"] == counts["copies fetched: rewound"] == 0
+
+
+def test_a_disk_that_forgets_what_was_synced_is_found_out(trace: Path) -> None:
+    counts, faults = prove(trace, LIES, seed=7, lying=True)
+    assert not faults
+    assert counts["rewinds found out"] > LIES / 20 and counts["of these with lost changes kept"] > 0
+
+
+@pytest.mark.parametrize("name", ["farm.db-wal", "replica.db-wal"])
+def test_a_program_that_does_not_sync_would_not_pass(trace: Path, tmp_path: Path, name: str) -> None:
+    with (tmp_path / "trace").open("wb") as file:
+        for op in read_trace(trace):
+            if op.kind != SYNC or not op.path.endswith(name):
+                file.write(record(op.kind, op.file, op.at, op.path, op.data, pid=op.pid))
+    _, faults = prove(tmp_path / "trace", 40, seed=7)
+    broken = {"farm.db-wal": "answered 201 and lost|was served", "replica.db-wal": "had acknowledged"}
+    assert any(re.search(broken[name], fault) for fault in faults), faults
