@@ -162,9 +162,10 @@ def copy_over(incoming: Path, live: apsw.Connection) -> bool:
 def put_in_place(incoming: Path, target: Path) -> None:
     """Make `incoming` the file at `target`. No connection of this process may be open there.
 
-    The -wal of the old file goes first: next to the new one it would be played into it.
+    The -wal of the old file goes first, for good: next to the new one it would be played into it, also after a power cut between the two.
     """
     remove_journal(target)
+    sync_path(target.parent)
     os.replace(incoming, target)
     sync_path(target.parent)
 

@@ -23,6 +23,7 @@ from changelog.errors import DamagedFile
 
 BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
+WAL_HEADER = 32  # bytes
 JOURNAL = ("-wal", "-shm")  # what SQLite keeps beside a file, and finds by its name
 
 Path_ = str | os.PathLike[str]
@@ -160,19 +161,35 @@ def remove_database(path: Path_) -> None:
     remove_journal(path)
 
 
-def sync_wal(path: Path_) -> None:
-    """Bring the -wal of `path` to the disk, whoever wrote it and with whatever `synchronous`: what is served must survive a power cut.
+def sync_wal(db: apsw.Connection) -> bytes:
+    """Bring the -wal of an open database to the disk, whoever wrote it and with whatever `synchronous`.
 
-    Only the -wal: opening and closing the database file itself would drop our locks on it.
+    Returns its header, which is another one whenever a -wal was begun anew, or b"" where nothing is in it. Only the -wal: opening and
+    closing the database file itself would drop our locks on it.
     """
     try:
-        fd = os.open(f"{os.fspath(path)}-wal", os.O_RDONLY)
+        fd = os.open(db.filename_wal, os.O_RDONLY)
     except FileNotFoundError:
-        return  # nothing is in a -wal that does not exist: the file itself was synced by the checkpoint that emptied it
+        return b""
     try:
+        header = os.pread(fd, WAL_HEADER, 0)  # before: who begins it anew meanwhile is seen the next time
         os.fdatasync(fd)
+        return header
     finally:
         os.close(fd)
+
+
+def sync_file(db: apsw.Connection) -> None:
+    """Bring the database file of an open connection to the disk: what a checkpoint moved into it, whoever made that.
+
+    By SQLite, which knows that a close() of ours would drop its locks. A checkpoint of ours does not do it: it skips what another one has
+    moved. Raises IOError of apsw.
+    """
+    file = apsw.VFSFile("", os.path.realpath(db.filename), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        file.xSync(apsw.SQLITE_SYNC_NORMAL)
+    finally:
+        file.xClose()
 
 
 def sync_path(path: Path_) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 
 from changelog.commits import CommitWatcher
-from changelog.connection import Path_, connect, identity, sync_wal
+from changelog.connection import Path_, connect, identity, sync_file, sync_path, sync_wal
 from changelog.errors import Unavailable
 from changelog.install import in_wal_mode, schema_moved
 from changelog.log import head
@@ -42,6 +42,7 @@ class Primary:
         self._opened = opened
         self._reconcile = reconcile or self._reconcile_here
         self._quiet_since: tuple[tuple[int, int] | None, int] | None = None  # file and head when the schema was last as we knew it
+        self._synced = b""  # the header of the -wal when all that was not in it was last synced
         self._lock = threading.Condition()
         self._idle: list[tuple[tuple[int, int] | None, apsw.Connection]] = []
         self._lent = 0
@@ -60,7 +61,7 @@ class Primary:
                 db.execute("BEGIN")
                 if not schema_moved(db) and in_wal_mode(db):
                     # After the snapshot is taken: what is served must survive a power cut, whoever wrote it, however carelessly.
-                    sync_wal(self.path)
+                    self._sync(db)
                     self._quiet_since = file, head(db)
                     yield db
                     return
@@ -116,6 +117,17 @@ class Primary:
             self._lock.wait_for(lambda: not self._lent, CLOSE_TIMEOUT)
         for _, db in idle:
             db.close()
+
+    def _sync(self, db: apsw.Connection) -> None:
+        """Bring what this snapshot reads to the disk: the -wal, and what is not in it any more, once for each -wal that is begun.
+
+        A checkpoint of a program that syncs nothing leaves its pages to chance, and a -wal that such a program made has no certain name.
+        """
+        header = sync_wal(db)
+        if not header or header != self._synced:
+            sync_file(db)
+            sync_path(Path(db.filename_wal).parent)
+            self._synced = header
 
     def _reconcile_here(self) -> None:
         file, seq = self._quiet_since or (None, 0)
