@@ -71,6 +71,7 @@ class ReplicaFile:
             if self._db is not None and identity(self.path) not in (None, self._file):
                 drop_journal(self.path, self._journal)
                 raise DamagedFile(f"{self.path} was replaced by another file")
+            self._look_at_journal()
             connect(self.path, readonly=True).close()
             if self._db is None:
                 self._open()
@@ -170,6 +171,13 @@ class ReplicaFile:
         self._indexed_schema = 0
         self.index_for_pages()
         self._opened(position_of(db))
+
+    def _look_at_journal(self) -> None:
+        """Whoever removes the -wal or the -shm under us leaves us with one that nobody else sees, and SQLite may not notice."""
+        known = self._journal if self._db is not None else {}
+        for suffix, file in known.items():
+            if file is not None and identity(f"{self.path}{suffix}") != file:
+                raise DamagedFile(f"{self.path}{suffix} was removed")
 
     def _look_at_size(self) -> None:
         size = self.path.stat().st_size
