@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,6 +94,9 @@ def _measure(name: str, ground: Ground, bounds: Bounds, figures: list[Figure]) -
                 found.append(figure)
                 click.echo(line(figure, bound))
                 broken += [f"{figure.name} is not {limit}: {line(figure, NO_BOUND)}" for limit in bound.broken(figure)]
+        except Exception as exc:  # one part that cannot be measured here does not end the others
+            traceback.print_exc()
+            broken.append(f"{name} was not measured: {type(exc).__name__}: {exc}")
         finally:
             figures += [] if broken and attempt + 1 < TRIES else found
         click.echo(f"   {time.monotonic() - began:.0f} s")

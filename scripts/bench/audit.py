@@ -14,7 +14,7 @@ from changelog.connection import connect, one
 from changelog.primary import Primary
 from changelog.replay import connect_replica
 from changelog.retention import Limits, file_bytes, log_bytes, trim_run
-from scripts.bench.figures import Figure, beside, single, took
+from scripts.bench.figures import Figure, beside, in_turns, single, took
 from scripts.bench.ground import CATTLE, Ground, animal, index
 
 ANIMALS = 10_000
@@ -41,8 +41,8 @@ def audit(ground: Ground) -> Iterator[Figure]:
                 for _ in range(2 * ground.sizes.rounds + 1):
                     for times, side, sql in ((scans, db, SCAN), (here, db, QUERY), (there, replica, QUERY)):
                         times.append(took(partial(_fetch, side, sql), ground.clock) * 1000)
-        yield beside("audit.on the Pi", "ms", here[1:], "a scan of its log", scans[1:])
-        yield beside("audit.on the server", "ms", there[1:], "a scan of its log", scans[1:])
+        yield in_turns("audit.on the Pi", "ms", here[1:], "a scan of its log", scans[1:])
+        yield in_turns("audit.on the server", "ms", there[1:], "a scan of its log", scans[1:])
 
 
 def log_size(ground: Ground) -> Iterator[Figure]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from changelog.connection import connect, remove_database, sync_path
 from scripts import peer_litestream
-from scripts.bench.figures import Figure, beside, single, took
+from scripts.bench.figures import Figure, in_turns, single, took
 from scripts.bench.ground import ROWS_AN_ANIMAL, Ground, cpu_of
 from scripts.large_farm import Farm, figure, peak_memory, wait_for
 from scripts.prove_bootstrap import bootstraps_of
@@ -52,9 +52,9 @@ def bootstrap(ground: Ground) -> Iterator[Figure]:
         farm.server.stop()  # now all of them are in its history
         ours = [seconds * 1000 for seconds in bootstraps_of(farm)[1:]]
         for name, times in found.items():
-            yield beside(f"bootstrap.beside {name}", "ms", ours, name, times, claim=CLAIM if name.startswith("lite") else None)
+            yield in_turns(f"bootstrap.beside {name}", "ms", ours, name, times, claim=CLAIM if name.startswith("lite") else None)
         if program is not None:
-            yield beside("bootstrap.CPU of both sides", "s", cpu["ours"], "litestream restore", cpu["litestream restore"])
+            yield in_turns("bootstrap.CPU of both sides", "s", cpu["ours"], "litestream restore", cpu["litestream restore"])
 
 
 def memory(ground: Ground) -> Iterator[Figure]:

@@ -39,7 +39,7 @@ def card(ground: Ground) -> Iterator[Figure]:
         for name, rate, delay in [*loads, (f"{CLIENTS} clients", 0, 0)]:
             count = max(LEAST, int(rate * ground.sizes.seconds)) if rate else ground.sizes.payloads // 4
             with counted(farm, ground.folder / "strace.out", delay) as found:
-                waits = send(farm, count, PACED if rate else CLIENTS, first, rate=rate)[1:]
+                waits = send(farm, count, PACED if rate else CLIENTS, first=first, rate=rate)[1:]
             first += count
             wal = sum(size for (call, path), size in found.items() if path.endswith("farm.db-wal") and call == "bytes")
             file = sum(size for (call, path), size in found.items() if path.endswith("farm.db") and call == "bytes")

@@ -18,7 +18,7 @@ from changelog.connection import connect, one
 from changelog.primary import Primary
 from changelog.replay import connect_replica, position_of, replay
 from changelog.wire import decode_frame
-from scripts.bench.figures import Figure, beside, single, took
+from scripts.bench.figures import Figure, beside, in_turns, single, took
 from scripts.bench.ground import CATTLE, Ground, animal, index
 
 PEER = "changeset_apply, no log"
@@ -49,7 +49,7 @@ def catchup(ground: Ground) -> Iterator[Figure]:
                 with_log.append(took(partial(_replay, target, best, encodings[best]), ground.clock))
                 assert position_of(target).seq == header.upto
         rates = [[count / seconds / 1000 for seconds in each] for each in (with_log, without)]
-        yield beside("catchup.replay", "k changes/s", rates[0], PEER, rates[1])
+        yield in_turns("catchup.replay", "k changes/s", rates[0], PEER, rates[1])
         yield from growth(ground, replica, best)
 
 

@@ -1,7 +1,7 @@
-"""Clients of a role, as a process of its own: `python -m scripts.bench.clients PORT CERTIFICATE COUNT CLIENTS [FIRST [PATH [RATE]]]`.
+"""Clients of a role, as a process of its own: `python -m scripts.bench.clients PORT CERTIFICATE COUNT CLIENTS FIRST PATH RATE`.
 
-Each has one connection over TLS, and sends its next payload when the last is answered; with RATE all together so many a second. With a
-PATH that is asked for instead. Prints the seconds that it all took, and then of each request.
+Each has one connection over TLS, and sends its next payload, from number FIRST on, to PATH when the last is answered; with
+a RATE other than 0 all together so many a second. Any other PATH than that for payloads is asked for. Prints the seconds that it all took, and then of each request.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Pace:
             time.sleep(max(0.0, due - time.perf_counter()))
 
 
-def main(port: str, certificate: str, count: str, clients: str, first: str = "0", path: str = RECEIVE, rate: str = "0") -> None:
+def main(port: str, certificate: str, count: str, clients: str, *, first: str, path: str, rate: str) -> None:
     """Send them all."""
     lock, numbers, pace = threading.Lock(), iter(range(int(first), int(first) + int(count))), Pace(float(rate))
 
@@ -104,4 +104,4 @@ def main(port: str, certificate: str, count: str, clients: str, first: str = "0"
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:5], first=sys.argv[5], path=sys.argv[6], rate=sys.argv[7])

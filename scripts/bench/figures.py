@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+BOUNDS = Path(__file__).with_name("bounds.toml")
 ENOUGH = 100  # samples, from which on a 99th percentile says something
 
 
@@ -75,12 +76,16 @@ def single(name: str, unit: str, samples: Sequence[float], **more: Any) -> Figur
 
 
 def beside(
-    name: str, unit: str, ours: Sequence[float], peer: str, theirs: Sequence[float], ratios: Sequence[float] = (), **more: Any
+    name: str, unit: str, ours: Sequence[float], peer: str, theirs: Sequence[float], *, ratios: Sequence[float] = (), **more: Any
 ) -> Figure:
-    """A figure with its peer. Without `ratios` these are those of the pairs where both were measured as often, else that of the medians."""
-    paired = len(ours) == len(theirs)
-    pairs = zip(ours, theirs, strict=True) if paired else [(statistics.median(ours), statistics.median(theirs))]
-    return Figure(name, unit, Spread.of(ours), peer, Spread.of(theirs), Spread.of(ratios or [a / b for a, b in pairs]), **more)
+    """A figure with its peer. Without `ratios` that of the medians."""
+    found = ratios or [statistics.median(ours) / statistics.median(theirs)]
+    return Figure(name, unit, Spread.of(ours), peer, Spread.of(theirs), Spread.of(found), **more)
+
+
+def in_turns(name: str, unit: str, ours: Sequence[float], peer: str, theirs: Sequence[float], **more: Any) -> Figure:
+    """The same where both were measured in turns: the ratios are those of each pair."""
+    return beside(name, unit, ours, peer, theirs, ratios=[a / b for a, b in zip(ours, theirs, strict=True)], **more)
 
 
 def took(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -138,7 +143,7 @@ class Bound:
 NO_BOUND = Bound((), (), "")
 
 
-def read_bounds(path: Path = Path(__file__).with_name("bounds.toml")) -> Mapping[str, Bound]:
+def read_bounds(path: Path = BOUNDS) -> Mapping[str, Bound]:
     """By the name of the figure. Raises ValueError, KeyError."""
     with path.open("rb") as file:
         found = tomllib.load(file)

@@ -48,6 +48,7 @@ class Sizes:
     realtime: int = 300  # commits of each writer
     browser: int = 100
     shipped: int = 12  # commits
+    mib: int = 68  # of a database that is restored: as large as the herd
     payloads: int = 4_000  # by eight clients
     backlog: int = 20_000  # payloads for the worker
     replicas: tuple[int, ...] = (1, 10, 50)
@@ -61,7 +62,7 @@ class Sizes:
     def quick(cls) -> Sizes:
         """A minute in all."""
         return cls(
-            rounds=3, commits=60, changes=5_000, log=20_000, herds=(2_000, 20_000), herd=3_000, realtime=40, browser=10, shipped=3,
+            rounds=3, commits=60, changes=5_000, log=20_000, herds=(2_000, 20_000), herd=3_000, realtime=40, browser=10, shipped=3, mib=4,
             payloads=600, backlog=1_500, replicas=(1, 5), rates=(20,), seconds=2.0, idle=3.0, syncs=(100, 1_000), page_rounds=15,
         )  # fmt: skip
 

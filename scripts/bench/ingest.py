@@ -15,7 +15,7 @@ from changelog.connection import connect
 from changelog.install import uninstall
 from pi.writer import WORK, Writer
 from scripts.bench.clients import RECEIVE, payload
-from scripts.bench.figures import Figure, beside, single, took
+from scripts.bench.figures import Figure, in_turns, single, took
 from scripts.bench.ground import CATTLE, Ground, cpu_of, program
 from scripts.large_farm import ROOT, Farm
 
@@ -43,9 +43,9 @@ def ingest(ground: Ground) -> Iterator[Figure]:
             probe_cpu.append(used * 1000)
         stored = int(farm.pi.sql("SELECT count(*) FROM lora_payload_buffer WHERE status='processed' AND batch_number LIKE 'LOAD%'"))
         assert stored == WARM + 3 * (count // 3), f"{stored} payloads were stored"
-    yield beside("ingest.8 clients", "payloads/s", rates, f"GET {PROBE} likewise", probes)
+    yield in_turns("ingest.8 clients", "payloads/s", rates, f"GET {PROBE} likewise", probes)
     yield single("ingest.until it is answered", "ms", waits)
-    yield beside("ingest.CPU of the Pi", "ms a payload", cpu, f"GET {PROBE} likewise", probe_cpu)
+    yield in_turns("ingest.CPU of the Pi", "ms a payload", cpu, f"GET {PROBE} likewise", probe_cpu)
 
 
 def worker(ground: Ground) -> Iterator[Figure]:
@@ -67,10 +67,10 @@ def worker(ground: Ground) -> Iterator[Figure]:
             with closing(connect(folder / "plain.db")) as db:
                 uninstall(db)
                 theirs.append(ground.sizes.backlog / took(lambda db=db: _plain(db, ground.sizes.backlog), ground.clock))  # type: ignore[misc]
-    yield beside("worker.a backlog", "payloads/s", ours, "plain inserts, no log", theirs)
+    yield in_turns("worker.a backlog", "payloads/s", ours, "plain inserts, no log", theirs)
 
 
-def send(farm: Farm, count: int, clients: int, first: int, path: str = RECEIVE, rate: float = 0) -> list[float]:
+def send(farm: Farm, count: int, clients: int, *, first: int, path: str = RECEIVE, rate: float = 0) -> list[float]:
     """Seconds of the whole, and of each request."""
     words = (farm.pi.settings["PI_PORT"], farm.pi.data / "pi-cert.pem", count, clients, first, path, rate)
     done = subprocess.run(program("clients", *words), cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
@@ -82,7 +82,7 @@ def _load(farm: Farm, count: int, first: int, path: str = RECEIVE) -> tuple[floa
     """Requests a second, the seconds of each, and the Pi's CPU seconds for one."""
     pids = farm.pi.pids()
     used = cpu_of(pids)
-    whole, *each = send(farm, count, CLIENTS, first, path)
+    whole, *each = send(farm, count, CLIENTS, first=first, path=path)
     return count / whole, each, (cpu_of(pids) - used) / count
 
 

@@ -31,7 +31,7 @@ def realtime(ground: Ground) -> Iterator[Figure]:
     theirs: list[float] = []
     if program is not None:
         with ground.room("litestream") as folder:
-            theirs = _ms(measure_peer(program, folder / "files", RIVAL_INTERVAL, "litestream", commits))
+            theirs = _ms(measure_peer(program, folder, RIVAL_INTERVAL, "litestream", commits))
     with ground.farm(100) as farm:
         for name, opened in opened_writers(farm).items():
             with opened as writer:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from scripts import peer_litestream
-from scripts.bench.figures import Figure, beside
+from scripts.bench.figures import Figure, beside, in_turns
 from scripts.bench.ground import Ground
 
 INCREMENTS = 100
@@ -26,7 +26,7 @@ def ship(ground: Ground) -> Iterator[Figure]:
 
     os.environ.update(KEYS)
     os.environ.pop("AWS_CA_BUNDLE", None)
-    stock, mib = litestream(), max(2, ground.sizes.herd // 4_000)
+    stock, mib = litestream(), ground.sizes.mib
     with ground.room("ship") as folder, moto_server(folder / "moto.log") as server:
         found: dict[str, list[float]] = {}
         memory: dict[str, list[float]] = {}
@@ -45,6 +45,6 @@ def ship(ground: Ground) -> Iterator[Figure]:
             right = build_race(open_store(url), mib, INCREMENTS)
             raced = race_times(stock, url, right, folder, ground.sizes.rounds)
             ours, theirs = ([wall * 1000 for wall, _ in raced[who]] for who in ("ours", "Litestream"))
-            yield beside(f"restore.{mib} MiB from {kind}", "ms", ours, "litestream restore", theirs)
+            yield in_turns(f"restore.{mib} MiB from {kind}", "ms", ours, "litestream restore", theirs)
             ours, theirs = ([cpu for _, cpu in raced[who]] for who in ("ours", "Litestream"))
-            yield beside(f"restore.CPU from {kind}", "s", ours, "litestream restore", theirs)
+            yield in_turns(f"restore.CPU from {kind}", "s", ours, "litestream restore", theirs)
