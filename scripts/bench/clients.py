@@ -1,7 +1,7 @@
 """Clients of a role, as a process of its own: `python -m scripts.bench.clients PORT CERTIFICATE COUNT CLIENTS FIRST PATH RATE`.
 
-Each has one connection over TLS, and sends its next payload, from number FIRST on, to PATH when the last is answered; with
-a RATE other than 0 all together so many a second. Any other PATH than that for payloads is asked for. Prints the seconds that it all took, and then of each request.
+Each has one connection over TLS, and sends its next payload, from number FIRST on, when the last is answered; with a RATE other than 0 all
+together so many a second. A PATH that takes no payloads is asked for instead. Prints the seconds that it all took, then of each request.
 """
 
 from __future__ import annotations
