@@ -51,7 +51,9 @@ def run(monkeypatch: pytest.MonkeyPatch, values: list[float], *words: str) -> Re
         return part(values)
 
     monkeypatch.setitem(bench.PARTS, "capture", fake)
-    monkeypatch.setattr(bench, "read_bounds", lambda: {"fake.cost": Bound((Limit("median", True, 1),), (Limit("median", True, 5),), "")})
+    monkeypatch.setattr(
+        bench, "read_bounds", lambda targets: {"fake.cost": Bound((Limit("median", True, 1),), (Limit("median", True, 5),), "")}
+    )
     monkeypatch.setattr(bench, "machine", lambda folder: {"CPU": "one", "date": "today"})
     return CliRunner().invoke(bench.main, [*words, "capture"])
 

@@ -59,7 +59,7 @@ def main(parts: tuple[str, ...], *, quick: bool, json_file: Path | None, svg: Pa
     idle, push, start, ship. Each prints as it goes. Ctrl-C ends it, and what was measured until then is written all the same. Exit code 1
     when a figure breaks its guard (scripts/bench/bounds.toml) twice.
     """
-    bounds, figures, broken = read_bounds(), list[Figure](), list[str]()
+    bounds, figures, broken = read_bounds(targets=not quick), list[Figure](), list[str]()
     with tempfile.TemporaryDirectory(prefix="drover-bench-", dir=folder, ignore_cleanup_errors=True) as work:
         facts = machine(Path(work))
         click.echo("\n".join(f"{name:<14} {text}" for name, text in facts.items()))

@@ -40,7 +40,7 @@ class Sizes:
     """How much is measured."""
 
     rounds: int = 5  # pairs of measurements with a peer
-    commits: int = 1_000  # of one row, for each kind and round
+    commits: int = 500  # of one row, for each kind and round
     changes: int = 100_000  # of a catch-up
     log: int = 1_000_000  # changes among which one cell's history is asked for
     herds: tuple[int, ...] = (10_000, 100_000, 1_000_000)  # animals

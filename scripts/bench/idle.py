@@ -68,6 +68,7 @@ def push(ground: Ground) -> Iterator[Figure]:
 def start(ground: Ground) -> Iterator[Figure]:
     """From the start of a role's process to the first 200, over an existing database."""
     with ground.farm(ground.sizes.herd) as farm:
+        del farm.server.settings["DB_SYNC_INTERVAL"]  # as it is shipped
         farm.pi.start()
         farm.server.start()
         wait_for(lambda: _answers(farm.server.url + "/readyz"), PATIENCE, "the replica")

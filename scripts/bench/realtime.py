@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from changelog.compression import compress
 from changelog.connection import connect, one
 from changelog.install import uninstall
 from changelog.log import head
+from changelog.primary import Primary
 from scripts import peer_litestream
 from scripts.bench.figures import Figure, beside, single
 from scripts.bench.ground import Ground
@@ -64,6 +66,9 @@ def wire(ground: Ground) -> Iterator[Figure]:
         farm.start()
         wait_for(lambda: farm.status()["push"], PATIENCE, "the socket")
         time.sleep(2.5)  # the long poll of before ends
+        frame = _frame(farm)
+        yield single("wire.its frame", "B", [len(frame)])
+        yield single("wire.its frame as gzip, as a pull has it", "B", [len(b"".join(compress("gzip", [frame])))])
         before = proxy.bytes("down")
         _change(farm.pi.database, commits)
         _arrived(farm, int(farm.pi.sql("SELECT max(seq) FROM changelog")))
@@ -90,6 +95,15 @@ def syncs(ground: Ground) -> Iterator[Figure]:
                     db.execute("UPDATE cattle SET weight=? WHERE id<=?", (n + count / 7, count))
                 times.append(_arrived(farm, newest) * 1000)
             yield single(f"sync.{count} records", "ms", times, claim=CLAIMS[count], series="sync, ms", axis="records", at=count)
+
+
+def _frame(farm: Farm) -> bytes:
+    """That of one change, made here; the replica has it when this returns."""
+    with closing(Primary(farm.pi.database)) as primary:
+        start = primary.head()
+        _change(farm.pi.database, 1)
+        _arrived(farm, start.seq + 1)
+        return b"".join(primary.encoded_frame(start)[1])
 
 
 def _change(path: Path, commits: int) -> None:
