@@ -101,11 +101,13 @@ def test_a_limit_that_says_nothing_is_refused(words: str) -> None:
 def test_the_table_takes_the_place_of_the_former_one_and_of_nothing_else(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nbehind\n")
-    text = markdown([single("fake.cost", "ms", [3], claim=30)], read_bounds(), {"CPU": "one", "date": "today"})
+    drawn = ["scripts/bench/plots/push-to-replicas.svg"]
+    text = markdown([single("fake.cost", "ms", [3], claim=30)], read_bounds(), {"CPU": "one", "date": "today"}, drawn)
     for _ in range(2):
         put_into(readme, text)
     assert readme.read_text() == f"before\n{BEGIN}\n{text}{END}\nbehind\n"
     assert "| cost | 3 ms |  | the document says 30 (10 x) |" in text and "CPU one" in text
+    assert f"![How the cost grows: push to replicas]({drawn[0]})" in text
 
 
 def test_readme_has_a_place_for_the_table() -> None:

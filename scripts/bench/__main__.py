@@ -72,10 +72,11 @@ def main(parts: tuple[str, ...], *, quick: bool, json_file: Path | None, svg: Pa
             broken.append("cut short")
     if json_file:
         json_file.write_text(as_json(figures, bounds, facts), encoding="utf-8")
-    for path in [path for place in (svg, ROOT / PLOTS if readme else None) if place for path in write_plots(place, figures)]:
+    for path in write_plots(svg, figures) if svg else ():
         click.echo(f"drawn: {path}")
     if readme:
-        put_into(ROOT / "README.md", markdown(figures, bounds, facts))
+        drawn = [str(path.relative_to(ROOT)) for path in write_plots(ROOT / PLOTS, figures)]
+        put_into(ROOT / "README.md", markdown(figures, bounds, facts, drawn))
     missed = [figure.name for figure in figures if bounds.get(figure.name, NO_BOUND).reached(figure) is False]
     click.echo(f"{len(figures)} figures; targets missed: {', '.join(missed) or 'none'}")
     for words in broken:

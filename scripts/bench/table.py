@@ -52,8 +52,8 @@ def _ratio(spread: Spread) -> str:
     return f"{number(spread.median)}{around}"
 
 
-def markdown(figures: Sequence[Figure], bounds: Bounds, facts: Mapping[str, str]) -> str:
-    """A table a part, and the machine."""
+def markdown(figures: Sequence[Figure], bounds: Bounds, facts: Mapping[str, str], drawn: Sequence[str] = ()) -> str:
+    """The machine, the table part by part, and the drawings at these paths."""
     parts: dict[str, list[Figure]] = {}
     for figure in figures:
         parts.setdefault(figure.name.partition(".")[0], []).append(figure)
@@ -62,7 +62,8 @@ def markdown(figures: Sequence[Figure], bounds: Bounds, facts: Mapping[str, str]
     for part, found in parts.items():
         told.append(f"| **{part}** |{' |' * (len(HEAD) - 1)}")
         told += [f"| {' | '.join(_cells(figure, bounds.get(figure.name, NO_BOUND)))} |" for figure in found]
-    return "\n".join(told) + "\n"
+    pictures = " ".join(f"![How the cost grows: {Path(path).stem.replace('-', ' ')}]({path})" for path in drawn)
+    return "\n".join([*told, *(["", pictures] if drawn else [])]) + "\n"
 
 
 def _cells(figure: Figure, bound: Bound) -> Sequence[str]:
