@@ -44,8 +44,8 @@ def card(ground: Ground) -> Iterator[Figure]:
             wal = sum(size for (call, path), size in found.items() if path.endswith("farm.db-wal") and call == "bytes")
             file = sum(size for (call, path), size in found.items() if path.endswith("farm.db") and call == "bytes")
             syncs = sum(size for (call, _), size in found.items() if call == "syncs")
-            at = {"axis": "payloads a second", "at": rate} if rate and not delay else {}
-            yield single(f"card.-wal at {name}", "kB a payload", [wal / count / 1000], **(at and {"series": "-wal, kB a payload", **at}))
+            curve = {"series": "write-ahead log, kB a payload", "axis": "payloads a second", "at": rate} if rate and not delay else {}
+            yield single(f"card.-wal at {name}", "kB a payload", [wal / count / 1000], **curve)
             yield single(f"card.file at {name}", "kB a payload", [file / count / 1000])
             yield single(f"card.syncs at {name}", "a payload", [syncs / count])
             yield single(f"card.answered at {name}", "ms", [each * 1000 for each in waits])
