@@ -19,6 +19,7 @@ from changelog.replay import POSITION_TABLE, move_position
 from changelog.rescue.common import common_seq, nonce_at
 from changelog.rescue.logcopy import copy_log, is_damage
 from changelog.schema import identifier, is_ours
+from changelog.space import is_full
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ def fit_out(incoming: Path, accepted_epoch: str | None) -> Position:
             keep_facts(db, facts_of(db))
         db.pragma("journal_mode", "wal")
     except (apsw.Error, NotAPrimary) as exc:
+        if is_full(exc):
+            raise
         raise DamagedFile(f"the snapshot is not usable: {exc}") from exc
     finally:
         db.close()

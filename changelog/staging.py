@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from changelog.errors import BrokenFrame, DroverError, Unavailable
+from changelog.errors import BrokenFrame, DiskFull, DroverError, Unavailable
 from changelog.position import Position
+from changelog.space import is_full
 from changelog.wire import (
     CHUNK_BYTES,
     MAX_LINE_BYTES,
@@ -130,16 +132,22 @@ class Staging:
             self._file.seek(0, os.SEEK_END)
             self._file.write(lines)
         except OSError as exc:
-            self.discard()
-            raise Unavailable(f"{self._path} cannot be written: {exc.strerror}; what was fetched is fetched again") from exc
+            raise self._given_up(exc) from exc
 
     def _flush(self) -> None:
         if self._file is not None:
             try:
                 self._file.flush()
             except OSError as exc:
-                self.discard()
-                raise Unavailable(f"{self._path} cannot be written: {exc.strerror}; what was fetched is fetched again") from exc
+                raise self._given_up(exc) from exc
+
+    def _given_up(self, cause: OSError) -> Unavailable:
+        with suppress(OSError):  # closing tries once more to write what is left
+            self.discard()
+        self._forget()
+        self._path.unlink(missing_ok=True)
+        kind = DiskFull if is_full(cause) else Unavailable
+        return kind(f"{self._path} cannot be written: {cause.strerror}; what was fetched is fetched again")
 
     def _read_file(self) -> Iterator[bytes]:
         assert self._file is not None

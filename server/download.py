@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
-from changelog.errors import BrokenFrame, Unavailable, Unreachable
+from changelog.errors import BrokenFrame, DiskFull, Unavailable, Unreachable
+from changelog.space import is_full
 
 Progress = Callable[[int, int | None], None]  # bytes that are here, and of how many if that is known
 
@@ -29,7 +30,7 @@ class Download:
         return {"Accept-Encoding": "identity", **going_on}
 
     def receive(self, headers: Mapping[str, str], status: int, pieces: Iterable[bytes], progress: Progress) -> None:
-        """Write an answer to the file. Raises Unreachable when it breaks off, and Unavailable when the disk is full."""
+        """Write an answer to the file. Raises Unreachable when it breaks off, and DiskFull or Unavailable when it cannot be stored."""
         self._digest = headers.get("ETag", "").strip('"')
         if status != HTTPStatus.PARTIAL_CONTENT:
             self.done = 0
@@ -42,7 +43,8 @@ class Download:
                     self.done += len(piece)
                     progress(self.done, total)
         except OSError as exc:
-            raise Unavailable(f"the snapshot cannot be stored as {self._target}: {exc.strerror or exc}") from exc
+            kind = DiskFull if is_full(exc) else Unavailable
+            raise kind(f"the snapshot cannot be stored as {self._target}: {exc.strerror or exc}") from exc
         if total is not None and self.done != total:
             raise Unreachable(f"the download broke off after {self.done} of {total} bytes")
         self.whole = True
