@@ -25,6 +25,7 @@ from server.lockout import LONGEST_NAME, Failures
 from server.office import office
 from server.paging import rows_of
 from server.replica import FileGone
+from server.sessions import Sessions
 
 SESSION_LIFETIME = timedelta(hours=12)
 HASHES_AT_ONCE = threading.Semaphore(2)  # a scrypt check takes 32 MiB and a core: a flood of logins must not take all
@@ -71,6 +72,7 @@ def install_login(app: Flask, secret_key: str, data_dir: Path) -> None:
         PERMANENT_SESSION_LIFETIME=SESSION_LIFETIME,
         SESSION_REFRESH_EACH_REQUEST=False,
     )
+    app.session_interface = Sessions()
     app.register_blueprint(login)
     app.jinja_env.globals["csrf_token"] = csrf_token
 

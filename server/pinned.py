@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from typing import Any
 
 from requests.adapters import HTTPAdapter
 
 from changelog.errors import ConfigError
 from changelog.node.settings import Settings
+
+_OUT_OF_TIME = {9: "is not valid yet", 10: "is not valid any more"}  # by OpenSSL's numbers
 
 
 class PinnedAdapter(HTTPAdapter):
@@ -52,6 +55,13 @@ def innermost(exc: BaseException) -> BaseException:
 def why_unreachable(cause: BaseException, settings: Settings) -> str:
     """A connection's failure in words that name the Pi and what to look at."""
     host = f"{settings.remote_pi_host}:{settings.remote_pi_port}"
+    if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _OUT_OF_TIME:
+        now = datetime.now(UTC)
+        pinned = f", the one pinned in {settings.pi_cert}," if settings.use_self_signed_cert else ""
+        return (
+            f"the certificate of {host}{pinned} {_OUT_OF_TIME[cause.verify_code]}, by the clock of this server ({now:%Y-%m-%d}):"
+            " set that clock, or renew the certificate"
+        )
     if isinstance(cause, ssl.SSLCertVerificationError):
         pinned = f"is not the one pinned in {settings.pi_cert}" if settings.use_self_signed_cert else "is not trusted"
         return f"the certificate of {host} {pinned}: nothing was sent ({cause.verify_message})"
