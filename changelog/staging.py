@@ -7,6 +7,7 @@ grows by whole lines and is not synced: what a crash leaves torn is cut off, and
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +42,7 @@ class Staging:
         self.reached: Position | None = None
         self.whole = False
         self._held: list[bytes] = []
-        self._size = 0
+        self._size = self._crc = 0  # the checksum is that of all lines
         self._file: BinaryIO | None = None
         if path.exists():
             self._recover()
@@ -56,7 +57,8 @@ class Staging:
     def receive(self, header: Header, pieces: Iterable[bytes], arrived: Callable[[int], object] = lambda rows: None) -> None:
         """Take a frame, or the rest of the one that is here, as `split_frame` gives it; `arrived` is told how many rows each piece had.
 
-        Raises BrokenFrame where it breaks off or does not go on; what came until then stays. Raises Unavailable when the disk is full.
+        Raises BrokenFrame where it breaks off or does not go on; what came until then stays, unless it was damaged. Raises DiskFull, or
+        Unavailable where it cannot be kept for another reason.
         """
         if self.header is None or self.reached is None:
             self.header, self.reached = header, header.start
@@ -65,8 +67,11 @@ class Staging:
             raise BrokenFrame(f"what came does not go on after seq {self.reached.seq}")
         try:
             self._take(pieces, self.header, arrived)
-        except BaseException:
-            self._spill()
+        except BaseException as exc:
+            if isinstance(exc, BrokenFrame) and exc.facts.get("damaged"):
+                self.discard()
+            else:
+                self._spill()
             raise
 
     def frame(self) -> tuple[Header, Iterator[Page]]:
@@ -90,7 +95,7 @@ class Staging:
 
     def _forget(self) -> None:
         self.header = self.reached = self._file = None
-        self.whole, self._held, self._size = False, [], 0
+        self.whole, self._held, self._size, self._crc = False, [], 0, 0
 
     def _take(self, pieces: Iterable[bytes], header: Header, arrived: Callable[[int], object]) -> None:
         for piece in pieces:
@@ -106,10 +111,11 @@ class Staging:
                 break
         if self.reached != header.end:
             raise BrokenFrame(f"the frame breaks off after seq {self.reached.seq if self.reached else header.after}")
-        self._append(encode_end(header.upto - header.after, header.upto).encode() + b"\n")
+        self._append(encode_end(header.upto - header.after, header.upto, self._crc).encode() + b"\n")
         self.whole = True
 
     def _append(self, lines: bytes) -> None:
+        self._crc = zlib.crc32(lines, self._crc)
         if self._file is not None:
             self._write(lines)
             return
@@ -163,6 +169,8 @@ class Staging:
             line = self._last_line()
             _, end = split_end(line)
             self.whole = end is not None and "protocol" not in end
+            for piece in self._read_file():
+                self._crc = zlib.crc32(piece, self._crc)
             if self.whole:
                 self.reached = self.header.end
             else:
