@@ -5,10 +5,11 @@
     [9, ...]
     {"count":2,"upto":9,"crc32":..}
 
-The rows follow `after` without a gap. The values are the new ones on I, the new and then the old ones on U, the old ones on D, one for each
-slot of the table. The last line says that the frame is whole; without it a frame is never committed. Its `crc32` is that of all bytes before
-it: TLS guards them on the wire, but not in a proxy that ends it. (A frame without one is taken all the same.) `upto` is a commit boundary,
-and `upto_check` the nonce of the row there: whoever goes on with a frame that broke off names both, and so gets the rest of the same history.
+The rows follow `after` without a gap. The values are the new ones on I, the new and then the old ones on U, the old ones on D, one for
+each slot of the table. The last line says that the frame is whole; without it a frame is never committed. Its `crc32` is that of all bytes
+before it: TLS guards them on the wire, but not in a proxy that ends it. (A frame without one is taken all the same.) `upto` is a commit
+boundary, and `upto_check` the nonce of the row there: whoever goes on with a frame that broke off names both, and so gets the rest of the
+same history.
 """
 
 from __future__ import annotations
