@@ -72,3 +72,12 @@ def test_a_push_reaches_twenty_replicas_whole_and_in_order() -> None:
 def test_what_a_page_costs_does_not_grow_with_the_herd(tmp_path: Path) -> None:
     printed = prove("prove_pages.py", "1500", "--rounds", "10", *LOOSE, "--folder", str(tmp_path))
     assert printed.count(", last page") == 6
+
+
+def test_bad_weather_on_the_line_loses_nothing_doubles_nothing_and_shows_no_state_that_never_was(tmp_path: Path) -> None:
+    printed = prove("prove_network.py", "25", "--stride", "200", "--folder", str(tmp_path))
+    assert "weather: " in printed and "meddled: flip, plain" in printed and "a write cut, up" in printed
+
+
+def test_a_radio_in_bad_condition_loses_no_good_frame(tmp_path: Path) -> None:
+    assert "1,000 good frames" in prove("prove_radio.py", "1000")
