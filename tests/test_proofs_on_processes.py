@@ -81,3 +81,9 @@ def test_bad_weather_on_the_line_loses_nothing_doubles_nothing_and_shows_no_stat
 
 def test_a_radio_in_bad_condition_loses_no_good_frame(tmp_path: Path) -> None:
     assert "1,000 good frames" in prove("prove_radio.py", "1000")
+
+
+@pytest.mark.skipif(os.environ.get("CI") != "true", reason="takes a minute: `CI=true pytest`, or `scripts/soak.sh 1`")
+def test_everything_at_once_leaves_nothing_that_grows_and_all_identical() -> None:
+    printed = prove("soak.py", "0.5")
+    assert "pages read" in printed and "ship: memory" in printed
