@@ -1,4 +1,4 @@
-"""The command line of the Pi: `python -m pi serve|ship|restore|adopt|key|replica|user`."""
+"""The command line of the Pi: `python -m pi serve|ship|restore|adopt|cert|key|pair|replica|user`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from changelog.errors import DroverError
 from changelog.node.settings import Settings
 
-COMMANDS = ["adopt", "key", "replica", "restore", "serve", "ship", "user"]
+COMMANDS = ["adopt", "cert", "key", "pair", "replica", "restore", "serve", "ship", "user"]
 
 
 class Commands(click.Group):
@@ -27,8 +27,12 @@ class Commands(click.Group):
         match cmd_name:
             case "adopt":
                 from pi.adopt import adopt as command
+            case "cert":
+                from pi.certificate_commands import cert as command
             case "key":
                 from pi.key_commands import key as command
+            case "pair":
+                from pi.pairing import pair as command
             case "replica":
                 from pi.replicas import replica as command
             case "restore":
