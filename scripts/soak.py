@@ -3,7 +3,7 @@
 
 A Pi with a noisy radio, a server behind a line that is cut, and a shipper to an S3 server; programs that write over the API, somebody who
 types into the shell and changes the schema now and then, people who read pages, listeners on the sockets, restarts of the server,
-comparisons. Memory (PSS), open files, threads, the -wal of each database and the logs are looked at every few seconds.
+comparisons. Memory of their own, open files, threads, the -wal of each database and the logs are looked at every few seconds.
 
 Exit code 1 unless each of them stays as it is (a line is fitted through all but the first part), no page was wrong, every comparison found
 both sides identical, and so does the end: the two databases, and what the bucket restores to, byte for byte.
@@ -231,9 +231,9 @@ class Soak:
 
 
 def _pss(pid: int) -> int:
-    """Bytes of memory that are this process's share."""
+    """Bytes of memory of its own: what it shares with programs beside it comes and goes with those."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss_Anon:"))
 
 
 @click.command(help=__doc__)
