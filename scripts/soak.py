@@ -252,10 +252,10 @@ def main(minutes: float) -> None:
         farm.server.settings |= {"REMOTE_PI_PORT": proxy.port, "DB_SYNC_INTERVAL": 1}
         add_animals(farm.pi.database, 0, ANIMALS, logged=False)
         radio = [sys.executable, str(ROOT / "scripts/simulate_lora.py"), "--link", str(folder / "lora"), "--rate", "5", "--noise"]
+        farm.start()  # before anybody disturbs it
         process = subprocess.Popen(radio, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(process.wait)
         stack.callback(process.terminate)
-        farm.start()
         shipper.launch()
         soak = Soak(farm, shipper, proxy, minutes * 60)
         soak.run()
