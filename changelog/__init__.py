@@ -2,7 +2,7 @@
 
 What a module is for, by subject:
 
-    the file        connection (the one place that opens databases), schema, errors
+    the file        connection (the one place that opens databases), schema, errors, space (a full disk)
     capture         layout and triggers (the SQL), install, ddl and reconcile (the schema changes), log (who signs)
     the primary     reader, primary (snapshots, frames), commits (who has just written), snapshot
     how much stays  retention (trimming), acks (what replicas have), gaps (where a log is not whole)

@@ -16,6 +16,7 @@ from changelog.errors import CannotCapture, Divergence
 from changelog.fulltext import keep_indexes
 from changelog.reshape import reshape
 from changelog.schema import Table, identifier, read_tables, tables_with_triggers
+from changelog.space import is_full
 from changelog.values import RawText
 from changelog.wire import FACTS, Page, Row
 
@@ -46,6 +47,8 @@ class Applier:
                     else:
                         self._apply_rows(rows, page.raw)
                 except (apsw.Error, CannotCapture, TypeError, ValueError, KeyError, OverflowError) as exc:
+                    if is_full(exc):  # says nothing about the row
+                        raise
                     where = f"seq {rows[0][0]} to {rows[-1][0]}"
                     raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=rows[0][0]) from exc
         return last

@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 import apsw
 
-from changelog.errors import DamagedFile
+from changelog.errors import DamagedFile, DiskFull
+from changelog.space import is_full
 
 BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
@@ -80,7 +81,7 @@ def connect(
     `immutable` reads a file that nobody writes to meanwhile, without locks and without making a -wal or -shm beside it; `leaves_wal`: when
     this is the last connection to close, the -wal is neither moved into the file nor removed; `patience` is how many ms a statement waits
     for somebody's lock, the first one here included.
-    Raises DamagedFile when the file is missing or is not a database.
+    Raises DamagedFile when the file is missing or is not a database, DiskFull where what SQLite keeps beside it has no place.
     """
     name, readonly = os.fspath(path), readonly or immutable
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
@@ -115,8 +116,10 @@ def connect(
             raise
         connect(path).close()
         return connect(path, readonly=True, patience=patience)
-    except (apsw.NotADBError, apsw.CorruptError, apsw.IOError) as exc:
+    except (apsw.NotADBError, apsw.CorruptError, apsw.IOError, apsw.FullError) as exc:
         db.close()
+        if is_full(exc):
+            raise DiskFull(f"{path} cannot be opened: its disk is full", path=str(path)) from exc
         raise DamagedFile(f"{path} is not a database, or is damaged: {exc}", path=str(path)) from exc
     except BaseException:
         db.close()

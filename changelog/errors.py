@@ -68,6 +68,10 @@ class Unavailable(DroverError):
     action = "retry"
 
 
+class DiskFull(Unavailable):
+    """The disk is full."""
+
+
 class ConfigError(DroverError):
     """A setting is wrong."""
 

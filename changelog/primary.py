@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 
 from changelog.commits import CommitWatcher
-from changelog.connection import Path_, connect, identity, sync_file, sync_path, sync_wal
+from changelog.connection import Path_, connect, identity, one, sync_file, sync_path, sync_wal
 from changelog.errors import Unavailable
 from changelog.install import in_wal_mode, schema_moved
 from changelog.log import head
@@ -96,6 +96,12 @@ class Primary:
         """The same as bytes of the wire."""
         header, rows = self.frame(after, upto, limit, upto_check)
         return header, encode_frame(header, rows)
+
+    def size(self) -> int:
+        """Bytes of the whole database, as of this moment."""
+        with self.snapshot() as db:
+            pages: int = one(db, "PRAGMA page_count")
+            return pages * int(one(db, "PRAGMA page_size"))
 
     def copy_to(self, target: Path) -> Position:
         """Write the whole database, as of one commit, to a new file; returns the position that it carries."""

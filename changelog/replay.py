@@ -21,6 +21,7 @@ from changelog.facts import follow_facts
 from changelog.guard import pass_guards
 from changelog.position import Position
 from changelog.schema import committed_schema_hash, identifier, read_tables, schema_hash
+from changelog.space import is_full
 from changelog.values import RawText, decode_value
 from changelog.verify.digest import row_names
 from changelog.wire import Header, Page
@@ -68,6 +69,8 @@ def position_of(db: apsw.Connection) -> Position:
     try:
         row = db.execute("SELECT epoch, seq, nonce FROM changelog_position").fetchone()
     except (apsw.SQLError, apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
+        if is_full(exc):
+            raise
         raise DamagedFile(f"this is not a replica: {exc}") from exc
     if row is None:
         raise DamagedFile("this is not a replica: it has no position")

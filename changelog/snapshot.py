@@ -9,9 +9,13 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from changelog.errors import DiskFull
 from changelog.position import Position
 from changelog.primary import Primary
+from changelog.space import is_full, require_room
 
+RESERVE = 16 * 2**20  # bytes that a copy leaves free, so that commits go on
+FULL = "the disk of this primary is full"
 KEPT = 600.0  # s for which a copy can be fetched on, after it was last asked for
 
 
@@ -36,7 +40,7 @@ class SnapshotStore:
         shutil.rmtree(folder, ignore_errors=True)  # what a crash left behind
 
     def newest(self, sha256: bytes | None = None) -> Snapshot:
-        """The copy with this digest if it is still here, one of this moment otherwise."""
+        """The copy with this digest if it is still here, one of this moment otherwise. Raises DiskFull where there is no room for it."""
         with self._lock:
             found = self._newest
             if found and (found.sha256 == sha256 or found.position == self._primary.head()):
@@ -57,12 +61,15 @@ class SnapshotStore:
             self._newest = None
 
     def _make(self, path: Path) -> Snapshot:
+        require_room(self._folder, self._primary.size() + RESERVE, f"{FULL}: a copy of the database")
         try:
             position = self._primary.copy_to(path)
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()
-        except BaseException:
+        except BaseException as exc:
             path.unlink(missing_ok=True)
+            if is_full(exc):
+                raise DiskFull(f"{FULL}: a copy of the database did not fit") from exc
             raise
         return Snapshot(path, position, path.stat().st_size, digest)
 

@@ -7,13 +7,15 @@ grows by whole lines and is not synced: what a crash leaves torn is cut off, and
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from changelog.errors import BrokenFrame, DroverError, Unavailable
+from changelog.errors import BrokenFrame, DiskFull, DroverError, Unavailable
 from changelog.position import Position
-from changelog.room import Room
+from changelog.space import Room, is_full
 from changelog.wire import (
     CHUNK_BYTES,
     MAX_LINE_BYTES,
@@ -22,6 +24,7 @@ from changelog.wire import (
     decode_frame,
     encode_end,
     encode_header,
+    is_end,
     last_row,
     split_end,
     split_frame,
@@ -40,7 +43,7 @@ class Staging:
         self.reached: Position | None = None
         self.whole = False
         self._held: list[bytes] = []
-        self._size = 0
+        self._size = self._crc = 0  # the checksum is that of all lines
         self._file: BinaryIO | None = None
         if path.exists():
             self._recover()
@@ -55,7 +58,8 @@ class Staging:
     def receive(self, header: Header, pieces: Iterable[bytes], arrived: Callable[[int], object] = lambda rows: None) -> None:
         """Take a frame, or the rest of the one that is here, as `split_frame` gives it; `arrived` is told how many rows each piece had.
 
-        Raises BrokenFrame where it breaks off or does not go on; what came until then stays. Raises Unavailable when the disk is full.
+        Raises BrokenFrame where it breaks off or does not go on; what came until then stays, unless it was damaged. Raises DiskFull, or
+        Unavailable where it cannot be kept for another reason.
         """
         if self.header is None or self.reached is None:
             self.header, self.reached = header, header.start
@@ -64,8 +68,11 @@ class Staging:
             raise BrokenFrame(f"what came does not go on after seq {self.reached.seq}")
         try:
             self._take(pieces, self.header, header.upto - header.after, arrived)
-        except BaseException:
-            self._spill()
+        except BaseException as exc:
+            if isinstance(exc, BrokenFrame) and exc.facts.get("damaged"):
+                self.discard()
+            else:
+                self._spill()
             raise
 
     def frame(self) -> tuple[Header, Iterator[Page]]:
@@ -89,7 +96,7 @@ class Staging:
 
     def _forget(self) -> None:
         self.header = self.reached = self._file = None
-        self.whole, self._held, self._size = False, [], 0
+        self.whole, self._held, self._size, self._crc = False, [], 0, 0
 
     def _take(self, pieces: Iterable[bytes], header: Header, count: int, arrived: Callable[[int], object]) -> None:
         """`count`: how many rows the answer is to have."""
@@ -104,15 +111,16 @@ class Staging:
                 before, self.reached = self.reached.seq, Position(header.epoch, seq, nonce)
                 arrived(seq - before)
             if end is not None:
-                if end != {"count": count, "upto": header.upto}:
+                if not is_end(end, count, header.upto):
                     raise BrokenFrame("the end of the frame says something else than its beginning")
                 break
         if self.reached != header.end or end is None:
             raise BrokenFrame(f"the frame breaks off after seq {self.reached.seq if self.reached else header.after}")
-        self._append(encode_end(header.upto - header.after, header.upto).encode() + b"\n")
+        self._append(encode_end(header.upto - header.after, header.upto, self._crc).encode() + b"\n")
         self.whole = True
 
     def _append(self, lines: bytes) -> None:
+        self._crc = zlib.crc32(lines, self._crc)
         if self._file is not None:
             self._write(lines)
             return
@@ -140,16 +148,22 @@ class Staging:
             self._file.seek(0, os.SEEK_END)
             self._file.write(lines)
         except OSError as exc:
-            self.discard()
-            raise Unavailable(f"{self._path} cannot be written: {exc.strerror}; what was fetched is fetched again") from exc
+            raise self._given_up(exc) from exc
 
     def _flush(self) -> None:
         if self._file is not None:
             try:
                 self._file.flush()
             except OSError as exc:
-                self.discard()
-                raise Unavailable(f"{self._path} cannot be written: {exc.strerror}; what was fetched is fetched again") from exc
+                raise self._given_up(exc) from exc
+
+    def _given_up(self, cause: OSError) -> Unavailable:
+        with suppress(OSError):  # closing tries once more to write what is left
+            self.discard()
+        self._forget()
+        self._path.unlink(missing_ok=True)
+        kind = DiskFull if is_full(cause) else Unavailable
+        return kind(f"{self._path} cannot be written: {cause.strerror}; what was fetched is fetched again")
 
     def _read_file(self) -> Iterator[bytes]:
         assert self._file is not None
@@ -165,6 +179,8 @@ class Staging:
             line = self._last_line()
             _, end = split_end(line)
             self.whole = end is not None and "protocol" not in end
+            for piece in self._read_file():
+                self._crc = zlib.crc32(piece, self._crc)
             if self.whole:
                 self.reached = self.header.end
             else:

@@ -3,16 +3,19 @@
     {"protocol":1,"epoch":"..","after":7,"check":..,"upto":9,"upto_check":..,"schema":"..","user_version":..,"application_id":..,"sequences":{..}}
     [8,"2026-..",nonce,actor,table,op,key,gen,chg,rid,orid, values...]
     [9, ...]
-    {"count":2,"upto":9}
+    {"count":2,"upto":9,"crc32":..}
 
-The rows follow `after` without a gap. The values are the new ones on I, the new and then the old ones on U, the old ones on D, one for each
-slot of the table. The last line says that the frame is whole; without it a frame is never committed. `upto` is a commit boundary, and
-`upto_check` the nonce of the row there: whoever goes on with a frame that broke off names both, and so gets the rest of the same history.
+The rows follow `after` without a gap. The values are the new ones on I, the new and then the old ones on U, the old ones on D, one for
+each slot of the table. The last line says that the frame is whole; without it a frame is never committed. Its `crc32` is that of all bytes
+before it: TLS guards them on the wire, but not in a proxy that ends it. (A frame without one is taken all the same.) `upto` is a commit
+boundary, and `upto_check` the nonce of the row there: whoever goes on with a frame that broke off names both, and so gets the rest of the
+same history.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -79,17 +82,18 @@ class Header:
 def encode_frame(header: Header, rows: Iterable[tuple[Value, ...]]) -> Iterator[bytes]:
     """The frame in chunks of about CHUNK_BYTES, each ending at a line's end."""
     lines = [encode_header(header)]
-    size = count = 0
+    size = count = crc = 0
     for row in rows:
         line = encode_row(row)
         lines.append(line)
         size += len(line)
         count += 1
         if size >= CHUNK_BYTES:
-            yield _joined(lines)
+            crc = zlib.crc32(chunk := _joined(lines), crc)
+            yield chunk
             lines, size = [], 0
-    lines.append(encode_end(count, header.upto))
-    yield _joined(lines)
+    chunk = _joined(lines) if lines else b""
+    yield chunk + _joined([encode_end(count, header.upto, zlib.crc32(chunk, crc))])
 
 
 def encode_header(header: Header) -> str:
@@ -97,9 +101,14 @@ def encode_header(header: Header) -> str:
     return json.dumps({"protocol": PROTOCOL, **vars(header)}, separators=(",", ":"))
 
 
-def encode_end(count: int, upto: int) -> str:
+def encode_end(count: int, upto: int, crc: int | None = None) -> str:
     """The last line."""
-    return json.dumps({"count": count, "upto": upto}, separators=(",", ":"))
+    return json.dumps({"count": count, "upto": upto} | ({} if crc is None else {"crc32": crc}), separators=(",", ":"))
+
+
+def is_end(end: Any, count: int, upto: int) -> bool:
+    """Whether this last line, decoded, is that of a frame with so many rows. Its checksum was looked at on the way: `split_frame`."""
+    return isinstance(end, dict) and {**end, "crc32": 0} == {"count": count, "upto": upto, "crc32": 0}
 
 
 def decode_frame(chunks: Iterable[bytes]) -> tuple[Header, Iterator[Page]]:
@@ -114,11 +123,22 @@ def decode_frame(chunks: Iterable[bytes]) -> tuple[Header, Iterator[Page]]:
 def split_frame(chunks: Iterable[bytes]) -> tuple[Header, Iterator[bytes]]:
     """The header at once, and the lines behind it as they arrive, undecoded, in pieces that end with a line's end.
 
-    Raises BrokenFrame where the header is malformed or the last line breaks off, ProtocolMismatch for another version.
+    Raises BrokenFrame where the header is malformed, the last line breaks off, or the frame is not what its checksum says (with the fact
+    `damaged`: none of what came can be believed); ProtocolMismatch for another version.
     """
     pieces = _whole_lines(chunks)
-    line, _, rest = next(pieces, b"").partition(b"\n")
-    return _decode_header(line), chain([rest] if rest else [], pieces)
+    line, newline, rest = next(pieces, b"").partition(b"\n")
+    return _decode_header(line), _checked(chain([rest] if rest else [], pieces), zlib.crc32(line + newline))
+
+
+def _checked(pieces: Iterable[bytes], crc: int) -> Iterator[bytes]:
+    """The same pieces, which follow what has the checksum `crc`; the last one only when the checksum in it is that of all before."""
+    for piece in pieces:
+        body, end = split_end(piece)
+        if isinstance(end, dict) and "crc32" in end and end["crc32"] != zlib.crc32(body, crc):
+            raise BrokenFrame("the frame arrived damaged: its checksum is another one", damaged=True)
+        crc = zlib.crc32(piece, crc)
+        yield piece
 
 
 def split_end(piece: bytes) -> tuple[bytes, Any]:
@@ -202,7 +222,7 @@ def _decode_rows(header: Header, pieces: Iterator[bytes]) -> Iterator[Page]:
                 rows = [[decode_value(v) for v in row] for row in rows]
             seq += len(rows)
             yield Page(rows, b'{"t":' in body, ddl)
-    if end != {"count": seq - header.after, "upto": header.upto}:
+    if not is_end(end, seq - header.after, header.upto):
         raise BrokenFrame(f"the frame breaks off after seq {seq}")
 
 

@@ -16,6 +16,7 @@ _FRAME_START = b"+RCV="
 _HEADER = re.compile(rb"\+RCV=(\d{1,5}),(\d{1,3}),")
 _HEADER_MAX = len(b"+RCV=65535,255,")
 _TAIL = re.compile(rb",(-?\d{1,4}(?:\.\d{1,2})?),(-?\d{1,4}(?:\.\d{1,2})?)\r?\n")
+_NEXT = re.compile(rb"\n(?:\+RCV=|hx[be]:)")  # where another frame or payload begins: no payload has it inside
 _TAIL_MAX = len(b",-9999.99,-9999.99\r\n")
 _CHATTER = (b"+OK", b"+READY")  # what a radio says about itself
 
@@ -141,6 +142,8 @@ class FrameSplitter:
         if tail is None:
             rest = bytes(self._buffer[data_end : data_end + _TAIL_MAX])
             return self._resync("length does not fit") if b"\n" in rest or len(rest) == _TAIL_MAX else None
+        if _NEXT.search(self._buffer, header.end(), data_end):  # by chance the tail of a later frame stands where a wrong length leads
+            return self._resync("length does not fit")
         frame = Frame(bytes(self._buffer[header.end() : data_end]), float(tail[1]), float(tail[2]))
         del self._buffer[: tail.end()]
         return [frame]

@@ -26,6 +26,7 @@ SILENCE = 0.5  # s without a byte after which half a frame is broken
 READ = 4_096  # bytes at most in one read
 REOPEN_FIRST, REOPEN_MOST = 0.5, 15.0  # s between attempts to open a line that is away; doubled each time
 BAD_LOGGED, BAD_BURST = 0.2, 50  # bad frames logged a second, and at once: noise shall not fill the disk
+LOST_BURST = 5  # payloads that were lost or refused, likewise
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Statistics:
     frames: int = 0  # good ones
     bad: Counter[str] = field(default_factory=Counter)  # by reason
     overflow: int = 0  # good ones lost because the writer's queue was full
+    failed: int = 0  # good ones that the database refused
     last_frame_at: str | None = None  # UTC
     connected: bool = False
 
@@ -50,6 +52,7 @@ class SerialReader:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="serial", daemon=True)
         self._bad_logged = RateLimit(BAD_LOGGED, BAD_BURST)
+        self._lost_logged = RateLimit(BAD_LOGGED, LOST_BURST)
         self._overflowing = False
 
     def start(self) -> None:
@@ -86,9 +89,13 @@ class SerialReader:
     def _listen(self, line: serial.Serial) -> None:
         """Read until the line is unplugged (OSError) or stop() is called."""
         splitter = FrameSplitter()
-        while not self._stop.is_set():
-            data = line.read(min(max(1, line.in_waiting), READ))
-            for frame in splitter.feed(data) if data else splitter.silence():
+        try:
+            while not self._stop.is_set():
+                data = line.read(min(max(1, line.in_waiting), READ))
+                for frame in splitter.feed(data) if data else splitter.silence():
+                    self._take(frame)
+        finally:
+            for frame in splitter.silence():  # the half of a frame, where the line was unplugged in its middle
                 self._take(frame)
 
     def _take(self, frame: Frame | BadFrame) -> None:
@@ -98,7 +105,7 @@ class SerialReader:
         try:
             reading = parse_payload(frame.payload)
         except (BadRequest, TooLarge) as exc:
-            self._keep_bad(frame.payload, exc.message)
+            self._keep_bad(frame.payload, "no payload", exc.message)
             return
         self.statistics.frames += 1
         self.statistics.last_frame_at = herd.utc_now()
@@ -110,21 +117,29 @@ class SerialReader:
         else:
             self._overflowing = False
 
-    def _keep_bad(self, data: bytes, reason: str) -> None:
+    def _keep_bad(self, data: bytes, reason: str, more: str = "") -> None:
+        """`reason` is one of few, `more` what is said besides, which noise chooses."""
         self.statistics.bad[reason] += 1
+        if self._may_log(self._bad_logged):
+            logger.warning("bad frame port=%s reason=%s bytes=%s", self.port, more or reason, data.hex())
+
+    def _may_log(self, limit: RateLimit) -> bool:
         try:
-            self._bad_logged.check(self.port)
+            limit.check(self.port)
         except TooMany:
-            return
-        logger.warning("bad frame port=%s reason=%s bytes=%s", self.port, reason, data.hex())
+            return False
+        return True
 
     def _lose(self, payload: str, cause: Unavailable) -> None:
-        """Count a payload that found no place, and say so once until there is place again."""
+        """Count a payload that found no place, and say so once until there is place again; not often, where that comes and goes."""
         self.statistics.overflow += 1
-        if not self._overflowing:
-            self._overflowing = True
+        if not self._overflowing and self._may_log(self._lost_logged):
             logger.error("payload lost port=%s payload=%s lost=%d cause=%s", self.port, payload, self.statistics.overflow, cause)
+        self._overflowing = True
 
     def _stored(self, future: Future[Any]) -> None:
-        if not future.cancelled() and future.exception() is not None:
-            logger.error("payload not stored port=%s", self.port, exc_info=future.exception())
+        if future.cancelled() or future.exception() is None:
+            return
+        self.statistics.failed += 1
+        if self._may_log(self._lost_logged):
+            logger.error("payload not stored port=%s failed=%d", self.port, self.statistics.failed, exc_info=future.exception())

@@ -211,7 +211,7 @@ def _file(snapshot: Snapshot) -> Response:
 
 def _export(snapshot: Snapshot) -> Iterator[str]:
     """The whole database as one JSON object, row by row from the private copy: a slow client holds nothing of the live file."""
-    db = connect(snapshot.path, readonly=True)
+    db = connect(snapshot.path, immutable=True)  # nothing is made beside it: the disk may be full
     try:
         yield json.dumps({"success": True, "exported_at": _now(), **_facts(snapshot.position)})[:-1] + ', "data": {'
         counts: dict[str, int] = {}

@@ -27,6 +27,7 @@ from changelog.errors import DamagedFile, DroverError, Unavailable
 from changelog.lease import checkpoint_lease
 from changelog.log import signed
 from changelog.position import Position
+from changelog.space import is_full
 from pi import farm, herd
 from pi.retention import Retention
 
@@ -34,6 +35,7 @@ QUEUE = 10_000  # jobs that may wait
 GROUP = 256  # jobs in one transaction: a shell has no patience with locks, so transactions stay short
 WORK = 500  # payloads in one transaction of the worker, likewise
 WAIT = 15.0  # s that `write` waits for the commit
+WAIT_FULL = 1.0  # s of it where the disk is full
 BUSY = 1_000  # ms that one attempt waits for somebody else's lock
 RETRY = 0.25  # s between attempts while the file cannot be written
 LOOK = 1.0  # s between looks, when idle, at whether the file was replaced or its schema changed
@@ -223,13 +225,17 @@ class Writer:
         return task
 
     def _wait(self, future: Future[Any]) -> Any:
-        try:
-            return future.result(WAIT)
-        except NotInTime as exc:
-            if future.cancel():
-                full = "the database is locked or its disk is full: nothing was stored, send it again"
-                raise Unavailable(full, written=False) from exc
-            raise Unavailable("the disk has not confirmed the write in time: it may still be stored, so look before you repeat it") from exc
+        for seconds in (WAIT_FULL, WAIT - WAIT_FULL):
+            try:
+                return future.result(seconds)
+            except NotInTime:
+                if self._outage is not None and is_full(self._outage):
+                    break  # that will not be over soon, and whoever waits keeps a thread from those who only read
+        why = f" ({self.outage})" if self.outage else ""
+        if future.cancel():
+            raise Unavailable(f"the database is locked or its disk is full{why}: nothing was stored, send it again", written=False)
+        unsure = f"the disk has not confirmed the write in time{why}: it may still be stored, so look before you repeat it"
+        raise Unavailable(unsure)
 
     def _run(self) -> None:
         while True:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
-from changelog.errors import BrokenFrame, Unavailable, Unreachable
-from changelog.room import Room
+from changelog.errors import BrokenFrame, DiskFull, Unavailable, Unreachable
+from changelog.space import Room, is_full
 
 LONGEST_NUMBER = 18  # digits
 
@@ -34,7 +34,7 @@ class Download:
     def receive(self, headers: Mapping[str, str], status: int, pieces: Iterable[bytes], progress: Progress) -> None:
         """Write an answer to the file.
 
-        Raises Unreachable when it breaks off, Unavailable when the disk is full or would be, and BrokenFrame where its length is no number.
+        Raises Unreachable when it breaks off, DiskFull or Unavailable when it cannot be stored, BrokenFrame where its length is no number.
         """
         self._digest = headers.get("ETag", "").strip('"')
         if status != HTTPStatus.PARTIAL_CONTENT:
@@ -48,7 +48,8 @@ class Download:
                     self.done += len(piece)
                     progress(self.done, total)
         except OSError as exc:
-            raise Unavailable(f"the snapshot cannot be stored as {self._target}: {exc.strerror or exc}") from exc
+            kind = DiskFull if is_full(exc) else Unavailable
+            raise kind(f"the snapshot cannot be stored as {self._target}: {exc.strerror or exc}") from exc
         if total is not None and self.done != total:
             raise Unreachable(f"the download broke off after {self.done} of {total} bytes")
         self.whole = True

@@ -13,9 +13,20 @@ import apsw
 
 from changelog.bootstrap import fit_out
 from changelog.connection import remove_database
-from changelog.errors import BrokenFrame, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, ProtocolMismatch, Stranger, Unavailable
+from changelog.errors import (
+    BrokenFrame,
+    DamagedFile,
+    DiskFull,
+    Divergence,
+    HistoryTrimmed,
+    PositionMismatch,
+    ProtocolMismatch,
+    Stranger,
+    Unavailable,
+)
 from changelog.position import Position
 from changelog.replay import TableContents, checkpoint, position_of, replay
+from changelog.space import is_full, require_room
 from changelog.wire import Header, Page, decode_frame
 from server.catch_up import CatchUp
 from server.counts import named, row_counts
@@ -30,6 +41,7 @@ from server.store import Store
 from server.verifier import RemotePrimary, Verdict, compare_with
 
 MALFORMED = 3  # frames in a row that do not decode, after which a snapshot is taken
+DISK = "the disk of this server is full"
 LOOK_AGAIN = 1.0  # s between looks at the Pi's head, following by snapshots
 Applied = Callable[[int, int], object]  # seq before, seq after; 0 before where it was not by replay, so that the log tells less than all
 HISTORY_CHANGED: tuple[Cause, ...] = ("rewound", "new_epoch")
@@ -71,6 +83,7 @@ class Follower:
         self._catch_up = CatchUp(client, replica.path, self._fetched, stopping.is_set)
         self._malformed = 0  # frames in a row
         self._said = ""  # the reason of the bootstrap that is being tried
+        self._needed = 0  # bytes that it lacked the last time
         self._looked = False
         self.unfamiliar = False  # whether the file was changed, or another one put there, while no server ran
 
@@ -144,9 +157,10 @@ class Follower:
     def bootstrap(self, doubt: Doubt, origin: Origin | None = None) -> None:
         """Replace the replica by a snapshot of the Pi, or of another `origin`, in one step.
 
-        Raises Stranger, and what the Pi or the network refuses with.
+        Raises Stranger, DiskFull before it has arrived where there is no room for it, and what the Pi or the network refuses with.
         """
         source: Origin = origin or self._client
+        self._require_room(self._needed)  # or the Pi would make a copy in vain at every attempt
         started, incoming = time.monotonic(), self.file.incoming
         remove_database(incoming)
         if (saying := f"{source.name}: {doubt.reason}") != self._said:  # said once, not at every attempt while the Pi is away
@@ -156,7 +170,7 @@ class Follower:
         self._state.bootstrapping()
         accepted = self._accepted_epoch()
         try:
-            size = source.snapshot(incoming, accepted, self._state.bootstrapping)
+            size = source.snapshot(incoming, accepted, self._arrived)
             position = fit_out(incoming, accepted)
             counts = row_counts(incoming)
             logger.info("Syncing: %s", named(counts))
@@ -167,7 +181,7 @@ class Follower:
         finally:
             remove_database(incoming)
         self._catch_up.discard()
-        self._said = ""
+        self._said, self._needed = "", 0
         self._store.accepted_epoch = position.epoch
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
@@ -256,7 +270,10 @@ class Follower:
             if self._malformed < MALFORMED:
                 raise
             return Doubt("divergence", f"what the Pi sends cannot be read: {exc.message}")
-        except Broken as exc:  # damaged since `doubt` looked, some milliseconds ago
+        except Broken as exc:
+            if is_full(exc):
+                raise
+            # damaged since `doubt` looked, some milliseconds ago
             self.file.close()
             return Doubt("damaged", f"{self.file.path} is damaged: {exc}")
         return None
@@ -300,6 +317,19 @@ class Follower:
         self._state.position(position.epoch, position.seq)
         if self._store.accepted_epoch is None:  # server.db was lost, the replica was not
             self._store.accepted_epoch = position.epoch
+
+    def _arrived(self, done: int, total: int | None) -> None:
+        """So much of a copy is here. Raises DiskFull when the rest, and what putting it in place takes, has no room."""
+        if total is not None:
+            self._require_room(total - done + self.file.room_to_install(total), whole=total + self.file.room_to_install(total))
+        self._state.bootstrapping(done, total)
+
+    def _require_room(self, needed: int, whole: int | None = None) -> None:
+        try:
+            require_room(self.file.path.parent, needed, f"{DISK}: a copy of the farm")
+        except DiskFull:
+            self._needed = whole or needed
+            raise
 
     def _fetched(self, header: Header, reached: Position, rows: int) -> None:
         self._measures.received(rows)

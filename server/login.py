@@ -25,6 +25,7 @@ from server.lockout import LONGEST_NAME, Failures
 from server.office import office
 from server.paging import rows_of
 from server.replica import FileGone
+from server.sessions import Sessions
 
 COOKIE = "drover"  # in which a browser keeps its session
 SESSION_LIFETIME = timedelta(hours=12)
@@ -72,6 +73,7 @@ def install_login(app: Flask, secret_key: str, data_dir: Path) -> None:
         PERMANENT_SESSION_LIFETIME=SESSION_LIFETIME,
         SESSION_REFRESH_EACH_REQUEST=False,
     )
+    app.session_interface = Sessions()
     app.register_blueprint(login)
     app.jinja_env.globals["csrf_token"] = csrf_token
 

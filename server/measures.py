@@ -24,6 +24,7 @@ _FAILURES: tuple[tuple[type[Exception], FailureCause], ...] = (  # the first tha
     (errors.DamagedFile, "damaged"),
     (errors.ProtocolMismatch, "protocol"),
     (errors.TooMany, "busy"),
+    (errors.DiskFull, "disk"),
     (errors.Unavailable, "busy"),
     (errors.PositionMismatch, "position"),
     (errors.HistoryTrimmed, "position"),

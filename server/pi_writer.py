@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+import urllib3
 
 from changelog import errors
 from changelog.errors import BadRequest, BrokenFrame, ConfigError, DroverError, Unreachable
@@ -27,6 +29,7 @@ READ_TIMEOUT = 8.0  # s: somebody sits before the page
 ASK_TIMEOUT = 1.5  # s, twice: what a page may wait for the answer whether this server may write
 LARGEST_ANSWER = 2**20  # bytes
 FACTS = ("field", "present", "outcome", "written")  # of a refusal, as the Pi tells them
+NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")  # what a handshake fails with where nobody speaks TLS; later failures tell nothing
 IDLE = 4  # sessions that are kept
 KNOWN_FOR = {True: 60.0, False: 10.0, None: 10.0}  # s for which an answer, or that there was none, counts
 
@@ -139,7 +142,7 @@ class PiWriter:
             with session.request(method, self._base + path, timeout=timeout, stream=True, allow_redirects=False, **more) as response:
                 body = _first_bytes(response)
                 status = response.status_code
-        except (requests.RequestException, OSError) as exc:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:  # urllib3's where the answer breaks off
             cause = innermost(exc)
             raise Unreachable(why_unreachable(cause, self._settings), sent=_may_have_arrived(exc)) from exc
         try:
@@ -212,8 +215,6 @@ def _first_bytes(response: requests.Response) -> bytes:
 
 def _may_have_arrived(exc: Exception) -> bool:
     """Whether the Pi may have got the request though no answer came: not where there was no connection, or no trust."""
-    return (
-        not isinstance(exc, requests.exceptions.ConnectTimeout | requests.exceptions.SSLError)
-        and not isinstance(innermost(exc), ConnectionRefusedError)
-        and "NewConnectionError" not in repr(exc)
-    )
+    cause = innermost(exc)
+    unsaid = isinstance(cause, ConnectionRefusedError | ssl.SSLCertVerificationError) or getattr(cause, "reason", "") in NO_TLS
+    return not (unsaid or isinstance(exc, requests.exceptions.ConnectTimeout) or "NewConnectionError" in repr(exc))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -13,6 +14,7 @@ from changelog.node.certificates import certificates_in, fingerprint
 from changelog.node.settings import Settings
 
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl does not name
+OUT_OF_TIME = {9: "is not valid yet", 10: "is not valid any more"}  # by OpenSSL's numbers
 NEXT_STEP = "if the Pi has a new certificate: `python -m pi pair` there and `python -m server pair` here, or copy its pi-cert.pem to {pin}"
 
 
@@ -104,6 +106,9 @@ def why_unreachable(cause: BaseException, settings: Settings) -> str:
     """A connection's failure in words that name the Pi and what to look at."""
     host = settings.pi_address
     if isinstance(cause, ssl.SSLCertVerificationError):
+        if not settings.use_self_signed_cert and cause.verify_code in OUT_OF_TIME:
+            why = f"{OUT_OF_TIME[cause.verify_code]}, by the clock of this server ({datetime.now(UTC):%Y-%m-%d})"
+            return f"the certificate of {host} {why}: nothing was sent; set that clock, or renew the certificate"
         if not settings.use_self_signed_cert:
             return f"the certificate of {host} is not trusted: nothing was sent ({cause.verify_message})"
         why = f"is not the one pinned in {settings.pi_cert}: nothing was sent ({cause.verify_message})"

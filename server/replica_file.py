@@ -18,6 +18,7 @@ from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import connect_replica, position_of
 from changelog.rescue.lost import Rescued, keep_lost
+from changelog.space import is_full
 from server.clock import utc_text
 from server.indexes import add_indexes
 from server.replica import Replica
@@ -121,6 +122,12 @@ class ReplicaFile:
             raise DamagedFile(f"the snapshot was put in place and cannot be opened: {doubt.reason}")
         return rescued
 
+    def room_to_install(self, size: int) -> int:
+        """Bytes that `install` takes on the disk for a snapshot of so many, beside the snapshot itself."""
+        if self._db is None:
+            return 0  # by rename
+        return size + max(0, size - self.path.stat().st_size)  # into the -wal, from there into the file
+
     def fingerprint(self) -> str | None:
         """By what the file is known again as long as nobody writes to it: its inode, size and time of change. None where there is none."""
         try:
@@ -152,6 +159,8 @@ class ReplicaFile:
             rescued = keep_lost(db, incoming, self.path)
             carry_over(db, incoming)
         except Broken as exc:
+            if is_full(exc):
+                raise
             logger.warning("The older history cannot be read, it stays in the old file: %s", exc)
             return None
         finally:

@@ -109,6 +109,8 @@ def readyz() -> Any:
         facts = parts.state.facts()
     if facts.state == "refused":
         raise Unavailable("The Pi that answers is refused and the rows stand still: sync-status and the log say why.")
+    if facts.cause == "disk" and facts.last_error:
+        raise Unavailable(f"The replica cannot be brought up to date: {facts.last_error}.")
     if facts.state == "pages-only" or (facts.lag_seconds is not None and facts.lag_seconds <= parts.settings.ready_max_lag):
         return {"success": True, "state": facts.state}
     raise Unavailable(f"The replica is {facts.state} and behind the Pi: {facts.last_error or 'it is catching up'}.")

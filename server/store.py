@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple
 import apsw
 
 from changelog.connection import Path_, connect, identity, one, remove_journal
-from changelog.errors import Conflict, DamagedFile, NotFound
+from changelog.errors import Conflict, DamagedFile, DiskFull, NotFound
+from changelog.space import is_full
 from server.clock import utc_text
 from server.paging import Page, page_of
 
@@ -182,12 +183,18 @@ class Store:
             self.flush()
 
     def flush(self) -> None:
-        """Write the counters and the newest history line."""
-        with self._db() as db, db:
-            self._write_totals(db)
-            if self._line is not None:
-                self._write_line(db, self._line)
-            db.execute("DELETE FROM sync_history WHERE ended_at < ?", (utc_text(HISTORY_KEPT),))
+        """Write the counters and the newest history line. Where the disk is full they stay in memory, and are written later."""
+        with self._lock:
+            try:
+                with self._db() as db, db:
+                    if self._line is not None:
+                        self._write_line(db, self._line)
+                    db.execute("DELETE FROM sync_history WHERE ended_at < ?", (utc_text(HISTORY_KEPT),))
+                    self._write_totals(db)
+            except DiskFull as exc:
+                logger.debug("counters are kept in memory cause=%s", exc)
+            else:
+                self._gained = Totals(0, 0, 0, 0, None)
             self._flushed_at = self._clock()
 
     def totals(self) -> Totals:
@@ -247,14 +254,19 @@ class Store:
 
     @contextmanager
     def _db(self) -> Iterator[apsw.Connection]:
-        """The connection, alone; a file that is missing or broken is made anew, and what the block wanted is an error only that once."""
+        """The connection, alone; a file that is missing or broken is made anew, and what the block wanted is an error only that once.
+
+        Raises DiskFull where what the block wrote has no place.
+        """
         with self._lock:
             if self._connection is None or identity(self.path) != self._file:
                 self._open()
             assert self._connection is not None
             try:
                 yield self._connection
-            except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
+            except (apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.FullError) as exc:
+                if is_full(exc):
+                    raise DiskFull(f"{self.path} cannot be written: its disk is full") from exc
                 self._drop()
                 self._set_aside(exc)
                 raise DamagedFile(f"{self.path} was damaged and is made anew: {exc}", path=str(self.path)) from exc
@@ -267,7 +279,9 @@ class Store:
         self._line_id = None
         try:
             self._connection = self._prepared()
-        except (DamagedFile, apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
+        except (DamagedFile, apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.FullError) as exc:
+            if is_full(exc):
+                raise DiskFull(f"{self.path} cannot be made: its disk is full") from exc
             self._set_aside(exc)
             self._connection = self._prepared()
         self._file = identity(self.path)
@@ -302,7 +316,6 @@ class Store:
                total_records_synced=total_records_synced+?, last_sync_time=coalesce(?, last_sync_time)""",
             self._gained,
         )
-        self._gained = Totals(0, 0, 0, 0, None)
 
     def _line_for(self, kind: Kind, outcome: Outcome, reason: str | None, now: str) -> HistoryLine:
         """The line that this sync belongs to: the newest one when it is of the same sort and young, else a new one."""

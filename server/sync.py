@@ -13,11 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from changelog.errors import Conflict, DroverError, Stranger, Unauthorized, Unreachable
+from changelog.errors import Conflict, DiskFull, DroverError, Stranger, Unauthorized, Unreachable
 from changelog.node.settings import Settings
+from changelog.space import is_full
 from server.bucket import Bucket, bucket_of
 from server.credentials import Credentials
-from server.follower import Applied, Follower
+from server.follower import DISK, Applied, Follower
 from server.measures import FailureCause, Measures, failure_cause
 from server.offers import LONGEST_WAIT, Offer, Offers
 from server.pi_client import PiClient
@@ -32,6 +33,7 @@ from server.verifier import Verdict, record, verify
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
 LOOK = 1.0  # s between two looks, after a failure, whether another key or certificate counts by now
 STOP_TIMEOUT = 3.0  # s
+FULL = f"{DISK}: the rows stay as they are until there is room"
 
 logger = logging.getLogger(__name__)
 
@@ -150,13 +152,10 @@ class SyncService:
             self._follow()
             self._client.keep_trust()
             self._upkeep.step()
-        except DroverError as exc:
-            self._failed(exc)
-            self._offers.pull_soon()
-            return False
         except Exception as exc:  # what nobody foresaw ends one turn, not the service
-            logger.exception("Database sync met an unexpected error")
-            self._failed(DroverError(f"{type(exc).__name__}: {exc}"), failure_cause(exc))
+            if not isinstance(exc, DroverError) and not is_full(exc):
+                logger.exception("Database sync met an unexpected error")
+            self._failed(_in_our_words(exc), failure_cause(exc))
             self._offers.pull_soon()
             return False
         if self._said:
@@ -231,8 +230,8 @@ class SyncService:
                 future.set_result(job())
             except Exception as exc:
                 future.set_exception(exc)
-                if isinstance(exc, DroverError):
-                    self._failed(exc)
+                if isinstance(exc, DroverError) or is_full(exc):
+                    self._failed(_in_our_words(exc))
 
     def _pause(self) -> None:
         self._failures += 1
@@ -259,6 +258,13 @@ class SyncService:
             self._said = exc.message
             level = logging.ERROR if isinstance(exc, Stranger) else logging.WARNING
             logger.log(level, "Database sync failed, trying again every %s s: %s", self._settings.db_sync_interval, exc.message)
+
+
+def _in_our_words(exc: Exception) -> DroverError:
+    """What ended a turn; a full disk is one thing, whichever file met it."""
+    if is_full(exc) and not (isinstance(exc, DiskFull) and "needed" in exc.facts):
+        return DiskFull(FULL)
+    return exc if isinstance(exc, DroverError) else DroverError(f"{type(exc).__name__}: {exc}")
 
 
 class ReplicaLock:

@@ -246,8 +246,10 @@ class Nightly:
         self._last = self._stored() or self.done()  # the first start ever: the first comparison is that of the next night
 
     def due(self) -> bool:
-        """Whether it is time."""
-        return is_due(self._clock(), self._verify_at, self._last, self._tried)
+        """Whether it is time. A comparison of the future (a clock was wrong) counts as made just now, for good: else none is, for years."""
+        now = self._clock()
+        self._last = min(self._last, now)
+        return is_due(now, self._verify_at, self._last, self._tried)
 
     def done(self) -> datetime:
         """It was made, now."""

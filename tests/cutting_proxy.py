@@ -33,6 +33,8 @@ class Behaviour:
     stall_after: int | None = None  # bytes after which nothing passes any more, in either direction, and nothing is closed
     delay: float = 0.0  # s before each piece is passed on
     refuse_upgrades: bool = False  # as a proxy that knows no WebSocket does; seen only where nothing is encrypted
+    piece: int = PIECE  # bytes that are passed on at a time: with a delay, a slow drip
+    flip_after: int | None = None  # bytes in `direction` after which one byte is changed
     black_hole: bool = False  # the connection is accepted, and nobody ever hears of it
 
 
@@ -88,7 +90,7 @@ class CuttingProxy:
         self.targets = targets
         self.behaviour = behaviour or Behaviour()
         self.choose = choose or (lambda number: self.targets[0])
-        self.cuts = self.stalls = 0
+        self.cuts = self.stalls = self.flips = 0
         self.links: list[Link] = []
         self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -148,7 +150,7 @@ class CuttingProxy:
 
     def _pump(self, link: Link, source: socket.socket, sink: socket.socket, direction: Direction) -> None:
         try:
-            while data := source.recv(PIECE):
+            while data := source.recv(link.behaviour.piece):
                 if direction == "up" and not link.is_socket and UPGRADE.search(data):
                     link.is_socket = True
                     if link.behaviour.refuse_upgrades:
@@ -159,7 +161,7 @@ class CuttingProxy:
                 allowed, fate = link.room(direction, len(data))
                 if link.behaviour.delay:
                     time.sleep(link.behaviour.delay)
-                sink.sendall(data[:allowed])
+                sink.sendall(self._changed(link, data[:allowed], direction))
                 if fate == "cut":
                     self.cuts += 1
                     _drain(sink)
@@ -173,6 +175,15 @@ class CuttingProxy:
                 sink.shutdown(socket.SHUT_WR)
         except (OSError, ValueError):  # one side is gone, or was closed here meanwhile: the other learns it
             link.end()
+
+    def _changed(self, link: Link, data: bytes, direction: Direction) -> bytes:
+        """What is passed on of `data`, which is counted already."""
+        how = link.behaviour
+        place = -1 if how.flip_after is None else how.flip_after - link.passed[direction] + len(data)
+        if how.direction != direction or not 0 <= place < len(data):
+            return data
+        self.flips += 1
+        return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
 def _drain(sock: socket.socket) -> None:

@@ -17,6 +17,7 @@ from pushing_pi import Office, PushingPi
 from changelog import wire
 from changelog.connection import connect, one, rows
 from changelog.verify.digest import digest_tables
+from scripts.fuzz_wire import sealed
 from server.app import create_app
 
 Lines = list[bytes]
@@ -75,7 +76,7 @@ class Barn:
 
         def lie(asked: str) -> Response | None:
             if asked == "/changes":
-                return Response(answer, mimetype=wire.MEDIA_TYPE) if isinstance(answer, bytes) else answer()
+                return Response(sealed(answer), mimetype=wire.MEDIA_TYPE) if isinstance(answer, bytes) else answer()
             return Response("{}", 503)
 
         self.pi.lie = lie

@@ -116,6 +116,23 @@ def test_a_long_frame_becomes_a_file_that_is_the_frame_itself(primary: Primary, 
     assert staged.read_bytes() == b"".join(primary.encoded_frame(position)[1])
 
 
+def test_a_frame_that_was_changed_on_the_way_leaves_nothing_that_is_gone_on_with(
+    primary: Primary, replica: Path, staged: Path, open_staging: Opened
+) -> None:
+    staging, position = open_staging(), at(replica)
+    body = b"".join(primary.encoded_frame(position)[1])
+    start = body.index(b"\n", len(body) // 2) + 20
+    place = next(i for i in range(start, len(body)) if body[i : i + 1].isdigit() and body[i + 1 : i + 2].isdigit())
+    changed = body[:place] + (b"1" if body[place : place + 1] != b"1" else b"2") + body[place + 1 :]
+    header, pieces = split_frame(changed[i : i + 4096] for i in range(0, len(changed), 4096))
+    with pytest.raises(BrokenFrame, match="checksum"):
+        staging.receive(header, pieces)
+    assert staging.reached is None and not staged.exists()
+    receive(staging, primary, position)
+    apply(staging, replica)
+    assert_identical(primary, replica)
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_link_that_breaks_everywhere_brings_each_row_about_once(
     primary: Primary, replica: Path, open_staging: Opened, restarts: bool

@@ -197,6 +197,8 @@ REFUSED = {
     "count too small": lie(4, b'{"count":2,"upto":10}\n'),
     "count too large": lie(4, b'{"count":4,"upto":10}\n'),
     "another upto at the end": lie(4, b'{"count":3,"upto":11}\n'),
+    "a checksum that is another one": lie(4, b'{"count":3,"upto":10,"crc32":1}\n'),
+    "a value that was changed on the way": b"".join(LINES).replace(b'"00ff"', b'"01ff"'),
     "a third word at the end": lie(4, b'{"count":3,"upto":10,"more":1}\n'),
     "an empty end": lie(4, b"{}\n"),
     "a gap": lie(2, b""),

@@ -100,6 +100,15 @@ def test_a_delay_delays() -> None:
         assert fetched(proxy.port, 0.2) == (b"", "silence")
 
 
+def test_one_byte_is_changed_and_what_drips_is_all_there() -> None:
+    how = Behaviour(flip_after=70, piece=100)
+    with giver(b"a") as target, CuttingProxy(target, behaviour=how) as proxy:
+        assert fetched(proxy.port) == (b"a" * 70 + b"`" + b"a" * (SIZE - 71), "end")
+        proxy.behaviour = Behaviour(flip_after=0, direction="up")
+        assert fetched(proxy.port) == (b"a" * SIZE, "end")
+        assert proxy.flips == 2
+
+
 def test_closing_it_resets_what_is_open() -> None:
     with giver(b"a") as target, CuttingProxy(target, behaviour=Behaviour(stall_after=10)) as proxy:
         client = socket.create_connection(("127.0.0.1", proxy.port), timeout=5)

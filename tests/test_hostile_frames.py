@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_pi import Barn, Lines, changed
 
-from changelog import room, wire
+from changelog import space, wire
 from changelog.connection import connect
 from changelog.errors import BrokenFrame, Divergence
 from changelog.position import Position
@@ -215,9 +216,9 @@ def test_rows_without_an_end_stop_before_the_disk_is_full(barn: Barn, monkeypatc
             sent += 1
             yield json.dumps([seq, *row[1:], "x" * 4_000]).encode() + b"\n"
 
-    disk = room.shutil.disk_usage(barn.replica.parent)
-    monkeypatch.setattr(room, "KEPT_FREE", disk.free - 20 * MiB)
-    barn.refuses(lambda: Response(endless(), mimetype=wire.MEDIA_TYPE), "busy")
+    monkeypatch.setattr(space, "KEPT_FREE", shutil.disk_usage(barn.replica.parent).free - 20 * MiB)
+    monkeypatch.setattr(space, "SMALLEST_PART", 1)
+    barn.refuses(lambda: Response(endless(), mimetype=wire.MEDIA_TYPE), "disk")
     assert sent < 40_000
     monkeypatch.undo()
     assert not list(barn.replica.parent.glob("*.staged"))

@@ -17,6 +17,7 @@ from changelog import wire
 from changelog.connection import connect, one, rows
 from changelog.ddl import Image, schema_list
 from changelog.schema import schema_hash
+from scripts.fuzz_wire import sealed
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_a_change_of_the_schema_that_is_none_is_refused_as_a_whole(barn: Barn, l
 def test_an_honest_change_of_the_schema_is_repeated(barn: Barn) -> None:
     """So that what the forged ones above share with it is no reason to refuse them."""
     frame = x_frame(barn, masks=["users.password_hash"])
-    barn.pi.lie = lambda path: Response(frame, mimetype=wire.MEDIA_TYPE) if path == "/changes" else None
+    barn.pi.lie = lambda path: Response(sealed(frame), mimetype=wire.MEDIA_TYPE) if path == "/changes" else None
     assert barn.office.sync.step()
     barn.pi.lie = lambda path: None
     with closing(connect(barn.replica, readonly=True)) as db:

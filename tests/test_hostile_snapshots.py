@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import repeat
@@ -13,7 +14,7 @@ import pytest
 from flask import Response
 from lying_pi import Barn
 
-from changelog import room
+from changelog import space
 from changelog.connection import connect, one, rows
 from server.pi_client import SQLITE_MEDIA_TYPE
 
@@ -122,7 +123,7 @@ def test_a_snapshot_that_is_none_or_is_damaged_never_takes_the_place_of_the_good
 TRANSFERS: dict[str, tuple[Callable[[bytes], Response], str]] = {
     "another digest": (lambda data: sent(data, digest="0" * 64), "broken_frame"),
     "no digest": (lambda data: Response(data, mimetype=SQLITE_MEDIA_TYPE), "broken_frame"),
-    "ten terabytes to come": (lambda data: sent(data, size=10 * 2**40), "busy"),
+    "ten terabytes to come": (lambda data: sent(data, size=10 * 2**40), "disk"),
 }
 
 
@@ -142,9 +143,9 @@ def test_a_snapshot_without_an_end_stops_before_the_disk_is_full(barn: Barn, mon
             taken += 1
             yield piece
 
-    free = room.shutil.disk_usage(barn.replica.parent).free
-    monkeypatch.setattr(room, "KEPT_FREE", free - 20 * MiB)
-    refuses_snapshot(barn, lambda: Response(endless(), mimetype=SQLITE_MEDIA_TYPE), "busy")
+    monkeypatch.setattr(space, "KEPT_FREE", shutil.disk_usage(barn.replica.parent).free - 20 * MiB)
+    monkeypatch.setattr(space, "SMALLEST_PART", 1)
+    refuses_snapshot(barn, lambda: Response(endless(), mimetype=SQLITE_MEDIA_TYPE), "disk")
     assert taken < 100
 
 

@@ -86,6 +86,16 @@ def test_a_wrong_length_is_a_bad_frame_and_the_next_one_is_good():
     assert found == [BadFrame(b"+RCV=50,24,hxb:BATCH001:LF123:UHF456,-99,40\r\n", "length does not fit"), Frame(PAYLOAD, -99, 40)]
 
 
+@pytest.mark.parametrize("next_one", [FRAMED, PAYLOAD + b",-9,9\r\n"])
+def test_a_wrong_length_that_leads_to_the_tail_of_a_later_frame_swallows_none(next_one):
+    tail = next_one.index(b",-9")
+    between = b"hxb:B1,-99,40\r\n" + PAYLOAD + b"\r\n" + FRAMED
+    lie = b"+RCV=50,%d," % (len(between) + tail)
+    found = FrameSplitter().feed(lie + between + next_one + PAYLOAD + b"\r\n")
+    assert found[0] == BadFrame(lie + b"hxb:B1,-99,40\r\n", "length does not fit")
+    assert found[1:3] == [Frame(PAYLOAD), Frame(PAYLOAD, -99, 40)] and found[-1] == Frame(PAYLOAD) and len(found) == 5
+
+
 def test_noise_without_end_is_bounded_and_the_line_recovers():
     splitter = FrameSplitter()
     bad = [frame for _ in range(300) for frame in splitter.feed(b"\xaa" * 100)]

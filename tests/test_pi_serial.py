@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import serial
-from pi_parts import make_farm, rows, running_writer, wait_until
+from pi_parts import make_farm, rows, running_writer, shell, wait_until
 
 from changelog.errors import Unavailable
 from pi.serial_reader import SerialReader
@@ -123,6 +123,58 @@ def test_an_unplugged_line_is_opened_again_when_it_is_back_and_said_once(path, r
 def test_the_line_is_taken_for_us_alone(radio, reader):
     with pytest.raises(serial.SerialException, match="exclusively"):
         serial.Serial(str(radio.link), exclusive=True)
+
+
+def test_frames_that_come_in_two_pieces_cut_at_any_byte_are_all_stored_once(path, radio, reader):
+    sent = 0
+    for kind in ("hxb:B1:L{0}:U{0}", "+RCV=50,{1},hxb:B1:L{0}:U{0},-99,4"):
+        cut = 1
+        while cut < len(line := f"{kind.format(f'{sent:03}', 16)}\r\n".encode()):
+            radio.say(line[:cut], line[cut:])
+            sent, cut = sent + 1, cut + 1
+    wait_until(lambda: reader.statistics.frames == sent)
+    wait_until(lambda: rows(path, "SELECT count(*), sum(times_received) FROM lora_payload_buffer") == [(sent, sent)])
+    assert reader.statistics.bad.total() == 0
+
+
+def test_a_line_that_never_ends_takes_no_memory_and_no_log_and_the_next_frame_is_heard(path, radio, reader, caplog):
+    before = int(Path("/proc/self/statm").read_text().split()[1])
+    for _ in range(500):
+        radio.say(b"\xaa\x55:" * 1_000)
+    radio.say(b"\nhxb:B1:L1:U1\r\n")
+    wait_until(lambda: rows(path, "SELECT count(*) FROM cattle") == [1])
+    assert reader.statistics.bad.total() < 5 and sum("bad frame" in record.message for record in caplog.records) < 5
+    assert int(Path("/proc/self/statm").read_text().split()[1]) - before < 1_000  # pages
+
+
+def test_noise_that_looks_like_payloads_is_counted_under_few_names(path, radio, reader, caplog):
+    for number in range(3_000):
+        radio.say(b"x%d:B1:L1:U1\r\n" % number)
+    wait_until(lambda: reader.statistics.bad.total() == 3_000)
+    assert len(reader.statistics.bad) == 1
+    assert sum("bad frame" in record.message for record in caplog.records) < 100
+
+
+def test_a_database_that_refuses_every_payload_does_not_fill_the_log(path, radio, reader, caplog):
+    shell(path, "CREATE TRIGGER no BEFORE INSERT ON lora_payload_buffer BEGIN SELECT RAISE(ABORT, 'not today'); END")
+    radio.say(*(b"hxb:B1:L%d:U%d\r\n" % (number, number) for number in range(500)))
+    wait_until(lambda: reader.statistics.failed == 500)
+    assert 0 < sum("payload not stored" in record.message for record in caplog.records) < 10
+    shell(path, "DROP TRIGGER no")
+    radio.say(b"hxb:B1:L1000:U1\r\n")
+    wait_until(lambda: rows(path, "SELECT lf_tag FROM cattle") == ["L1000"])
+
+
+def test_a_line_that_is_unplugged_in_the_middle_of_a_frame_counts_it_and_keeps_what_came_before(path, radio, reader):
+    radio.say(b"hxb:B1:L1:U1\r\n", b"+RCV=50,12,hxb:B1")
+    wait_until(lambda: rows(path, "SELECT count(*) FROM cattle") == [1])
+    radio.unplug()
+    wait_until(lambda: not reader.statistics.connected)
+    assert reader.statistics.bad == {"broken off": 1}
+    radio.plug_in()
+    wait_until(lambda: reader.statistics.connected)
+    radio.say(b"hxb:B1:L2:U2\r\n")
+    wait_until(lambda: rows(path, "SELECT lf_tag FROM cattle ORDER BY id") == ["L1", "L2"])
 
 
 def test_what_finds_no_place_in_the_queue_is_counted_and_logged_once(path, radio, caplog):

@@ -77,3 +77,18 @@ def test_what_a_page_costs_does_not_grow_with_the_herd(tmp_path: Path) -> None:
 def test_half_open_connections_hold_up_nobody_at_either_role(tmp_path: Path) -> None:
     printed = prove("prove_abuse.py", "8", "--half", "80", "--folder", str(tmp_path))
     assert printed.count("half-open") == 4 and printed.count(" 0 failed") == 2
+
+
+def test_bad_weather_on_the_line_loses_nothing_doubles_nothing_and_shows_no_state_that_never_was(tmp_path: Path) -> None:
+    printed = prove("prove_network.py", "25", "--stride", "200", "--folder", str(tmp_path))
+    assert "weather: " in printed and "meddled: flip, plain" in printed and "a write cut, up" in printed
+
+
+def test_a_radio_in_bad_condition_loses_no_good_frame(tmp_path: Path) -> None:
+    assert "1,000 good frames" in prove("prove_radio.py", "1000")
+
+
+@pytest.mark.skipif(os.environ.get("CI") != "true", reason="takes a minute: `CI=true pytest`, or `scripts/soak.sh 1`")
+def test_everything_at_once_leaves_nothing_that_grows_and_all_identical() -> None:
+    printed = prove("soak.py", "0.5")
+    assert "pages read" in printed and "ship: memory" in printed

@@ -61,6 +61,18 @@ def test_the_first_night_is_the_one_after_the_first_start(tmp_path: Path) -> Non
     store.close()
 
 
+def test_a_comparison_that_a_wrong_clock_dated_into_the_future_does_not_end_the_nightly_ones(tmp_path: Path) -> None:
+    store, now = Store(tmp_path / "server.db"), [at("2046-11-21T03:31:00")]
+    nightly = Nightly(store, "03:30", lambda: now[0])
+    nightly.done()
+    for clock_is_set in (nightly, Nightly(store, "03:30", lambda: now[0])):
+        now[0] = NOON
+        assert not clock_is_set.due()
+        now[0] = NOON + timedelta(days=1)
+        assert clock_is_set.due()
+    store.close()
+
+
 def verdict(**difference: object) -> Verdict:
     report = Report(rows=7)
     if difference:

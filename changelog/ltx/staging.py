@@ -7,7 +7,6 @@ always be made again.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import threading
@@ -23,8 +22,8 @@ from changelog.ltx.store.names import SNAPSHOTS, Name
 from changelog.ltx.tail import Change
 from changelog.ltx.wal import FRAME_HEADER, Mark
 from changelog.ltx.wal import HEADER as WAL_HEADER
+from changelog.space import is_full
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = ".tmp"
 IMAGE = "image"
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
@@ -197,6 +196,6 @@ def _staged(path: Path) -> Staged:
 
 def in_words(exc: Exception) -> str:
     """An error for the status and the log."""
-    if isinstance(exc, OSError) and exc.errno in FULL:
+    if is_full(exc):
         return "there is no space for the files that wait for the store: the disk of the database is full"
     return str(exc) or type(exc).__name__

@@ -77,6 +77,7 @@ class LogFile(RotatingFileHandler):
     """A rotated log file that notices when another process of the role has rotated it."""
 
     def __init__(self, path: Path) -> None:
+        self._lost = self._loses = False  # whether the line before, and the one at hand, found no place
         super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace")
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -84,7 +85,18 @@ class LogFile(RotatingFileHandler):
         if self.stream is not None and not self._has_the_name(self.stream.fileno()):
             self.stream.close()
             self.stream = self._open()
+        self._loses = False
         super().emit(record)
+        self._lost = self._loses
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A file that cannot be written, as on a full disk, is said once, on stderr: that has every line of its own."""
+        cause = sys.exc_info()[1]
+        if not isinstance(cause, OSError):
+            super().handleError(record)
+        elif not self._lost:
+            sys.stderr.write(f"{self.baseFilename} cannot be written, what is logged stands here only: {cause.strerror}\n")
+        self._loses = True
 
     def _has_the_name(self, fd: int) -> bool:
         try:
