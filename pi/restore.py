@@ -13,10 +13,10 @@ from changelog.cli.ltx import Txid, bar
 from changelog.errors import BadRequest
 from changelog.ltx.restore import restore as restore_image
 from changelog.ltx.store.names import as_text, from_text
-from changelog.ltx.store.place import store_at
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.promote import copy_of, promote, replacing
 from pi import farm
+from pi.ship import store_of
 
 
 @click.command()
@@ -64,7 +64,7 @@ def _copied(replica: Path, incoming: Path, target: Path) -> dict[str, Any]:
 
 
 def _fetched(settings: Settings, incoming: Path, txid: int | None, timestamp: str | None) -> dict[str, Any]:
-    store = store_at(settings.litestream_bucket, settings.litestream_path, settings.litestream_endpoint, settings.litestream_region)
+    store = store_of(settings)
     with bar("restoring") as progress:
         got = restore_image(store, incoming, txid, None if timestamp is None else from_text(timestamp), progress=progress)
     return {"source": store.url, "txid": f"{got.txid:016x}", "shipped_at": as_text(got.timestamp_ms)}

@@ -177,7 +177,7 @@ def replication_note(facts: Facts) -> str | Markup:
 def _of_the_bucket(facts: Facts) -> Markup:
     """Where the rows come from, and how old they are."""
     why = f"The Pi cannot be reached ({facts.bucket_why}), so the rows" if facts.bucket_why else "The rows"
-    text = Markup("{} {} come from the bucket that the Pi ships to: its newest state is of {}.")
+    text = Markup("{} {} come from the bucket that the Pi ships to: they are those of {}.")
     return text.format(facts.alarm or "", why, moment(facts.bucket_at, "age"))
 
 
