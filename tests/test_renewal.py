@@ -22,6 +22,7 @@ from office_forms import Desk, flashed
 
 from changelog.errors import ConfigError, Unreachable
 from changelog.node.certificates import certificates_in, fingerprint
+from changelog.node.env_file import write_whole
 from changelog.node.settings import Settings
 from changelog.node.tls import ServerTls
 from pi import renewal
@@ -32,6 +33,7 @@ from server.credentials import Credentials
 from server.pi_client import PiClient
 from server.pi_socket import PiSocket
 from server.pi_writer import PiWriter
+from server.pinned import PinnedContext
 
 TROUBLE = ("failed", "refused", "pinned in", "WARNING", "Traceback")
 
@@ -341,6 +343,54 @@ def test_a_listener_goes_on_with_the_certificate_of_before_until_the_files_fit(t
     cert.unlink()
     with pytest.raises(ConfigError):
         ServerTls(cert, key)
+
+
+def test_where_both_roles_share_a_folder_the_pin_is_the_pis_own_file_and_stays_so(tmp_path: Path) -> None:
+    """As in the demo: the server must not write over what belongs to the Pi, whoever of the two is quicker."""
+    settings = Settings(data_dir=tmp_path)
+    make_certificate(tmp_path)
+    credentials = Credentials(settings)
+    for _ in range(2):
+        make_next(settings)
+        [following] = certificates_in(settings.next_cert)
+        assert credentials.announced(following)
+        both = credentials.present().context
+        assert isinstance(both, PinnedContext) and following in both.pins
+        switch_certificates(settings)
+        between = credentials.present().context
+        assert isinstance(between, PinnedContext)
+        between.presented = following  # it has connected
+        alone = credentials.present().context
+        assert isinstance(alone, PinnedContext) and alone.pins == {following}
+        assert certificates_in(settings.pi_cert) == [following] and not settings.announced_cert.exists()
+        ServerTls(settings.pi_cert, settings.pi_key)
+
+
+def test_a_next_certificate_that_cannot_be_kept_is_not_said_to_be_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(data_dir=tmp_path)
+    make_certificate(tmp_path)
+    make_certificate(tmp_path, "other")
+    credentials = Credentials(settings)
+    before = credentials.present()
+    settings.announced_cert.mkdir()
+    [other] = certificates_in(tmp_path / "other-cert.pem")
+    assert not credentials.announced(other) and "cannot be kept" in caplog.text
+    settings.announced_cert.rmdir()
+    assert not credentials.announced(b"no certificate")
+    assert credentials.present() is before and not credentials.is_pinned(fingerprint(other))
+
+
+def test_a_file_that_root_writes_stays_its_owners(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    env.write_text("A=1\n")
+    if os.geteuid() == 0:
+        os.chown(env, 1234, 1234)
+    owner = env.stat().st_uid, env.stat().st_gid
+    link = tmp_path / "link"
+    link.symlink_to(env)
+    write_whole(link, "A=2\n")
+    assert link.is_symlink() and env.read_text() == "A=2\n"
+    assert (env.stat().st_uid, env.stat().st_gid) == owner and env.stat().st_mode & 0o777 == 0o600
 
 
 # --- exactly what is pinned
