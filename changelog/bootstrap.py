@@ -17,8 +17,9 @@ from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import POSITION_TABLE, move_position
 from changelog.rescue.common import common_seq, nonce_at
-from changelog.rescue.logcopy import copy_log, is_damage
+from changelog.rescue.logcopy import copy_log
 from changelog.schema import identifier, is_ours
+from changelog.storage import is_damage
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import pytest
 from changelog_parts import shell_run, wait_until
 
 from changelog import connection
-from changelog.connection import connect, identity, one, rows, sync_wal
+from changelog.connection import connect, identity, one, rows
 from changelog.errors import DamagedFile
 
 
@@ -159,7 +159,6 @@ def test_a_replaced_file_has_another_identity(tmp_path: Path, path: Path) -> Non
     assert identity(path) not in (None, before)
     path.unlink()
     assert identity(path) is None
-    sync_wal(path)  # no -wal: nothing to do
 
 
 def test_readers_go_on_while_a_writer_waits(path: Path, db: apsw.Connection) -> None:
