@@ -10,7 +10,8 @@ from pathlib import Path
 import apsw
 
 from changelog.commits import CommitWatcher
-from changelog.connection import Path_, connect, identity, sync_wal
+from changelog.connection import Path_, connect, identity
+from changelog.durable import DurableWal
 from changelog.errors import Unavailable
 from changelog.install import in_wal_mode, schema_moved
 from changelog.log import head
@@ -39,6 +40,7 @@ class Primary:
         self, path: Path_, reconcile: Callable[[], object] | None = None, opened: Callable[[], tuple[int, int] | None] | None = None
     ) -> None:
         self.path = Path(path)
+        self._wal = DurableWal(path)
         self._opened = opened
         self._reconcile = reconcile or self._reconcile_here
         self._quiet_since: tuple[tuple[int, int] | None, int] | None = None  # file and head when the schema was last as we knew it
@@ -60,7 +62,7 @@ class Primary:
                 db.execute("BEGIN")
                 if not schema_moved(db) and in_wal_mode(db):
                     # After the snapshot is taken: what is served must survive a power cut, whoever wrote it, however carelessly.
-                    sync_wal(self.path)
+                    self._wal.sync()
                     self._quiet_since = file, head(db)
                     yield db
                     return
@@ -116,6 +118,7 @@ class Primary:
             self._lock.wait_for(lambda: not self._lent, CLOSE_TIMEOUT)
         for _, db in idle:
             db.close()
+        self._wal.close()
 
     def _reconcile_here(self) -> None:
         file, seq = self._quiet_since or (None, 0)

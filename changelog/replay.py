@@ -16,10 +16,12 @@ import apsw
 
 from changelog.apply import Applier, mark
 from changelog.connection import Path_, connect
+from changelog.durable import rewrite_wal
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.facts import follow_facts
 from changelog.position import Position
 from changelog.schema import committed_schema_hash, identifier, read_tables, schema_hash
+from changelog.storage import usable
 from changelog.values import RawText, decode_value
 from changelog.verify.digest import row_names
 from changelog.wire import Header, Page
@@ -34,7 +36,10 @@ POSITION_TABLE = "CREATE TABLE IF NOT EXISTS changelog_position(epoch TEXT, seq 
 
 
 def connect_replica(path: Path_) -> apsw.Connection:
-    """The one writing connection of a replica. Raises DamagedFile, also where the file never became a replica."""
+    """The one writing connection of a replica. Raises DamagedFile, also where the file never became a replica.
+
+    What it holds is on the disk: a process that was killed may have left a commit in the -wal that it had not confirmed.
+    """
     db = connect(path)  # its checkpoints are made by `checkpoint`, when nobody waits for a commit
     db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # what the primary's triggers did is in the log already
     db.pragma("ignore_check_constraints", True)  # somebody on the primary may have
@@ -42,6 +47,9 @@ def connect_replica(path: Path_) -> apsw.Connection:
     db.pragma("journal_size_limit", 0)  # else a -wal stays as long as it ever was, and its size says nothing about what waits in it
     try:
         position_of(db)
+        if os.path.exists(db.filename_wal) and os.stat(db.filename_wal).st_size:
+            with usable(path), db:
+                rewrite_wal(db)
     except BaseException:
         db.close()
         raise
