@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +14,20 @@ import apsw
 
 from changelog.bootstrap import fit_out
 from changelog.connection import remove_database
-from changelog.errors import BrokenFrame, DamagedFile, Divergence, HistoryTrimmed, PositionMismatch, ProtocolMismatch, Stranger, Unavailable
+from changelog.errors import (
+    BrokenFrame,
+    DamagedFile,
+    Divergence,
+    DroverError,
+    HistoryTrimmed,
+    PositionMismatch,
+    ProtocolMismatch,
+    Stranger,
+    Unavailable,
+)
 from changelog.position import Position
 from changelog.replay import TableContents, checkpoint, position_of, replay
+from changelog.storage import is_damage
 from changelog.wire import Header, Page, decode_frame
 from server.catch_up import CatchUp
 from server.counts import named, row_counts
@@ -107,6 +119,8 @@ class Follower:
                 return False
             self.advance(db, before, (header, self._counted(pages)), lambda: len(frame))
         except (BrokenFrame, ProtocolMismatch, Divergence, *Broken) as exc:
+            if isinstance(exc, apsw.Error) and not is_damage(exc):
+                raise
             logger.warning("What the Pi pushed does not fit and is asked for: %s", exc)
             return False
         return True
@@ -238,7 +252,8 @@ class Follower:
         self._catch_up.close()
         self.file.finish()
         if self._looked:
-            self._store.replica_file = self.file.fingerprint()
+            with suppress(DroverError):  # on a full disk; then it is as after a kill
+                self._store.replica_file = self.file.fingerprint()
 
     def _pull(self, wait: int) -> Doubt | None:
         """Pull, or say why a snapshot is needed instead."""
@@ -254,6 +269,8 @@ class Follower:
                 raise
             return Doubt("divergence", f"what the Pi sends cannot be read: {exc.message}")
         except Broken as exc:  # damaged since `doubt` looked, some milliseconds ago
+            if not is_damage(exc):
+                raise
             self.file.close()
             return Doubt("damaged", f"{self.file.path} is damaged: {exc}")
         return None
@@ -291,9 +308,9 @@ class Follower:
 
     def _opened(self, position: Position) -> None:
         if not self._looked:  # the first time; after a kill nothing is known, and nothing suspected
-            self._looked = True
             self.unfamiliar = self._store.replica_file not in (None, self.file.fingerprint())
             self._store.replica_file = None
+            self._looked = True
         self._state.position(position.epoch, position.seq)
         if self._store.accepted_epoch is None:  # server.db was lost, the replica was not
             self._store.accepted_epoch = position.epoch

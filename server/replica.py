@@ -167,7 +167,7 @@ class Replica:
             return reader
         try:
             reader = _Reader(file, self._life, connect(self.path, readonly=True))
-        except (*FileBroke, apsw.BusyError) as exc:
+        except (*FileBroke, Unavailable, apsw.BusyError) as exc:
             logger.debug("replica not opened file=%s cause=%s", self.path, exc)
             return None
         with self._room:

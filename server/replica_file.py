@@ -17,6 +17,7 @@ from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import connect_replica, position_of
 from changelog.rescue.lost import Rescued, keep_lost
+from changelog.storage import in_words, is_damage
 from server.clock import utc_text
 from server.indexes import LOCAL_INDEXES
 from server.replica import Replica
@@ -89,6 +90,11 @@ class ReplicaFile:
         for sql in LOCAL_INDEXES:
             try:
                 db.execute(sql)
+            except (apsw.FullError, apsw.IOError) as exc:
+                if is_damage(exc):
+                    raise
+                logger.warning("an index for the pages waits to be made: %s", in_words(exc))
+                return
             except apsw.SQLError as exc:  # another database than a farm's, or a column less: the pages are slower, nothing else
                 logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
         self._indexed_schema = db.pragma("schema_version")
@@ -151,6 +157,8 @@ class ReplicaFile:
             rescued = keep_lost(db, incoming, self.path)
             carry_over(db, incoming)
         except Broken as exc:
+            if not is_damage(exc):  # the disk does not take what is to be kept: nothing may be replaced yet
+                raise
             logger.warning("The older history cannot be read, it stays in the old file: %s", exc)
             return None
         finally:
@@ -161,9 +169,13 @@ class ReplicaFile:
     def _open(self) -> None:
         self._file, self._size = identity(self.path), 0
         self._db = connect_replica(self.path)
-        remove_database(self.incoming)  # of a process that was killed
-        self._adopt(self._db)
-        self._journal = journal_of(self.path)
+        try:
+            remove_database(self.incoming)  # of a process that was killed
+            self._journal = journal_of(self.path)
+            self._adopt(self._db)
+        except BaseException:
+            self.close()
+            raise
 
     def _adopt(self, db: apsw.Connection) -> None:
         self._readers.trusted = self._file

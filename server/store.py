@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple
 import apsw
 
 from changelog.connection import Path_, connect, identity, one, remove_journal
-from changelog.errors import Conflict, DamagedFile, NotFound
+from changelog.errors import Conflict, DamagedFile, DroverError, NotFound, Unavailable
+from changelog.storage import STORAGE, in_words, is_damage, usable
 from server.clock import utc_text
 from server.paging import Page, page_of
 
@@ -71,6 +72,9 @@ class Totals(NamedTuple):
     last_sync_time: str | None
 
 
+NOTHING = Totals(0, 0, 0, 0, None)
+
+
 class LastVerify(NamedTuple):
     """The newest comparison with the Pi: when (UTC), whether nothing differed, and the result in words."""
 
@@ -104,7 +108,7 @@ class Store:
         self._checkpoints, self._clock = checkpoints, clock
         self._connection: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._gained = Totals(0, 0, 0, 0, None)  # not yet in the file
+        self._gained = NOTHING  # not yet in the file
         self._line: HistoryLine | None = None  # the newest line of the history, still growing
         self._line_began = self._flushed_at = clock()
         self._line_id: int | None = None  # its row, once it was flushed
@@ -182,13 +186,17 @@ class Store:
             self.flush()
 
     def flush(self) -> None:
-        """Write the counters and the newest history line."""
-        with self._db() as db, db:
-            self._write_totals(db)
-            if self._line is not None:
-                self._write_line(db, self._line)
-            db.execute("DELETE FROM sync_history WHERE ended_at < ?", (utc_text(HISTORY_KEPT),))
-            self._flushed_at = self._clock()
+        """Write the counters and the newest history line. On a disk that cannot be written they wait in memory: no sync fails for that."""
+        self._flushed_at = self._clock()
+        try:
+            with self._db() as db, db:
+                self._write_totals(db)
+                line_id = self._line_id if self._line is None else self._write_line(db, self._line)
+                db.execute("DELETE FROM sync_history WHERE ended_at < ?", (utc_text(HISTORY_KEPT),))
+        except DroverError as exc:
+            logger.warning("the history of syncs waits to be written: %s", exc.message)
+        else:
+            self._gained, self._line_id = NOTHING, line_id
 
     def totals(self) -> Totals:
         """The totals of all starts, up to this moment."""
@@ -254,8 +262,10 @@ class Store:
             assert self._connection is not None
             try:
                 yield self._connection
-            except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
+            except STORAGE as exc:
                 self._drop()
+                if not is_damage(exc):
+                    raise Unavailable(f"{self.path} cannot be used: {in_words(exc)}") from exc
                 self._set_aside(exc)
                 raise DamagedFile(f"{self.path} was damaged and is made anew: {exc}", path=str(self.path)) from exc
 
@@ -265,11 +275,14 @@ class Store:
             remove_journal(self.path)
         self._drop()
         self._line_id = None
-        try:
-            self._connection = self._prepared()
-        except (DamagedFile, apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
-            self._set_aside(exc)
-            self._connection = self._prepared()
+        with usable(self.path):
+            try:
+                self._connection = self._prepared()
+            except (DamagedFile, *STORAGE) as exc:
+                if not isinstance(exc, DamagedFile) and not is_damage(exc):
+                    raise
+                self._set_aside(exc)
+                self._connection = self._prepared()
         self._file = identity(self.path)
 
     def _prepared(self) -> apsw.Connection:
@@ -302,7 +315,6 @@ class Store:
                total_records_synced=total_records_synced+?, last_sync_time=coalesce(?, last_sync_time)""",
             self._gained,
         )
-        self._gained = Totals(0, 0, 0, 0, None)
 
     def _line_for(self, kind: Kind, outcome: Outcome, reason: str | None, now: str) -> HistoryLine:
         """The line that this sync belongs to: the newest one when it is of the same sort and young, else a new one."""
@@ -314,13 +326,15 @@ class Store:
         self._line, self._line_id, self._line_began = HistoryLine(now, now, kind, outcome, reason), None, self._clock()
         return self._line
 
-    def _write_line(self, db: apsw.Connection, line: HistoryLine) -> None:
-        self._line_id = one(
+    def _write_line(self, db: apsw.Connection, line: HistoryLine) -> int:
+        """The id of its row."""
+        found: int = one(
             db,
             """INSERT OR REPLACE INTO sync_history(id, started_at, ended_at, kind, outcome, reason, times, records, bytes, seconds)
                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id""",
             (self._line_id, *astuple(line)),
         )
+        return found
 
 
 def _sum(a: Totals, b: Totals) -> Totals:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from changelog.errors import Conflict, DroverError, Stranger, Unauthorized, Unreachable
+from changelog.errors import Conflict, DroverError, Stranger, Unauthorized, Unavailable, Unreachable
 from changelog.node.settings import Settings
+from changelog.storage import STORAGE, UNUSABLE, in_words
 from server.bucket import Bucket, bucket_of
 from server.follower import Applied, Follower
 from server.measures import FailureCause, Measures, failure_cause
@@ -144,6 +145,12 @@ class SyncService:
             self._upkeep.step()
         except DroverError as exc:
             self._failed(exc)
+            self._offers.pull_soon()
+            return False
+        except (*STORAGE, OSError) as exc:  # the disk is full, or fails
+            if isinstance(exc, UNUSABLE):
+                self.follower.file.close()
+            self._failed(Unavailable(f"the replica cannot be written: {in_words(exc)}"), failure_cause(exc))
             self._offers.pull_soon()
             return False
         except Exception as exc:  # what nobody foresaw ends one turn, not the service
