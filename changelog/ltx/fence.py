@@ -90,6 +90,11 @@ class Fence:
 
 
 def _owner(path: Path) -> str:
-    if not path.exists():
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text()
+    """By what our note is known, made at the first start: whole or not at all, for an empty one would be in every note."""
+    with suppress(FileNotFoundError):
+        if known := path.read_text():
+            return known
+    made, beside = uuid.uuid4().hex, path.with_suffix(".new")
+    beside.write_text(made)
+    beside.replace(path)
+    return made
