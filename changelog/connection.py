@@ -172,6 +172,17 @@ def sync_path(path: Path_) -> None:
         os.close(fd)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Make a small file that is whole or not there, also after a power cut, and is on the disk when this returns."""
+    beside = path.with_name(f"{path.name}.new")
+    with beside.open("wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    beside.replace(path)
+    sync_path(path.parent)
+
+
 def one(db: apsw.Connection, sql: str, bindings: Any = ()) -> Any:
     """The first column of the first row, or None when there is no row."""
     row = db.execute(sql, bindings).fetchone()

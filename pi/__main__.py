@@ -1,4 +1,4 @@
-"""The command line of the Pi: `python -m pi serve|ship|restore|adopt|key|replica|user`."""
+"""The command line of the Pi: `python -m pi serve|ship|restore|adopt|cert|key|pair|replica|user`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from changelog.errors import DroverError
 from changelog.node.settings import Settings
 from changelog.storage import STORAGE, in_words
 
-COMMANDS = ["adopt", "key", "replica", "restore", "serve", "ship", "user"]
+COMMANDS = ["adopt", "cert", "key", "pair", "replica", "restore", "serve", "ship", "user"]
 
 
 class Commands(click.Group):
@@ -28,8 +28,12 @@ class Commands(click.Group):
         match cmd_name:
             case "adopt":
                 from pi.adopt import adopt as command
+            case "cert":
+                from pi.certificate_commands import cert as command
             case "key":
                 from pi.key_commands import key as command
+            case "pair":
+                from pi.pairing import pair as command
             case "replica":
                 from pi.replicas import replica as command
             case "restore":

@@ -30,8 +30,8 @@ from pi.keys import Keys
 FRAME_ROWS = 1_000  # with more, only the head is told
 FRAME_BYTES = 64 * 1024  # the same
 SPACING = 0.0002  # s and client between two pushes: when commits rain, they are told together
+REVIEW = 1.0  # s between two looks whether the keys of those who listen still count, where no key has changed
 RETRY = 1.0  # s between two looks at a file that cannot be read
-REVIEW = 1.0  # s between two looks whether the keys of those who listen still count
 ROLE = "replica"  # of a key with which one may listen
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Push:
         """`most` sockets at once. Only a key of the role replica, or one that covers it, may listen."""
         self.pushed = 0  # heads that were told, each to everybody
         self._primary, self._keys = primary, keys
-        self._reviewed = 0.0  # time.monotonic()
+        self._reviewed = (-1, 0.0)  # the version of the keys by which those who listen were last judged, and when (time.monotonic())
         self._told: Position | None = None  # the head that everybody was told; None while nobody listens
         self._failure = ""
         self._stopped = threading.Event()
@@ -148,14 +148,15 @@ class Push:
                 self._stopped.wait(RETRY)
 
     def _review(self) -> None:
-        """Who listens with a key that was revoked meanwhile hears no more."""
-        if time.monotonic() - self._reviewed < REVIEW:
+        """Who listens with a key that was revoked meanwhile hears no more, not even what was committed since."""
+        version, now = self._keys.version(), time.monotonic()
+        if version == self._reviewed[0] and now - self._reviewed[1] < REVIEW:  # somebody may have been let in while the last look was made
             return
-        self._reviewed = time.monotonic()
         for link in self.sockets.links:
             if not self._keys.still_admits(link.caller.secret, ROLE):
                 logger.info("a client is cut off, its key counts no more caller=%s", link.caller)
                 self.sockets.dismiss(link)
+        self._reviewed = (version, now)
 
     def _failed(self, exc: Exception) -> None:
         """Remember that there is something to tell, and say why once."""

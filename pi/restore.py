@@ -13,10 +13,10 @@ from changelog.cli.ltx import Txid, bar
 from changelog.errors import BadRequest
 from changelog.ltx.restore import restore as restore_image
 from changelog.ltx.store.names import as_text, from_text
-from changelog.ltx.store.place import store_at
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.promote import copy_of, promote, replacing
 from pi import farm
+from pi.ship import store_of
 
 
 @click.command()
@@ -64,7 +64,7 @@ def _copied(replica: Path, incoming: Path, target: Path) -> dict[str, Any]:
 
 
 def _fetched(settings: Settings, incoming: Path, txid: int | None, timestamp: str | None) -> dict[str, Any]:
-    store = store_at(settings.litestream_bucket, settings.litestream_path, settings.litestream_endpoint, settings.litestream_region)
+    store = store_of(settings)
     with bar("restoring") as progress:
         got = restore_image(store, incoming, txid, None if timestamp is None else from_text(timestamp), progress=progress)
     return {"source": store.url, "txid": f"{got.txid:016x}", "shipped_at": as_text(got.timestamp_ms)}
@@ -80,9 +80,9 @@ def _print(settings: Settings, facts: dict[str, Any]) -> None:
     steps = []
     if not settings.pi_db.exists():
         steps.append("keys are in no backup. Make them anew, one for the server and one for each device or program:")
-        steps.append("  python -m pi key add office --role office        (then PI_API_KEY on the server)")
+        steps.append("  python -m pi pair        (prints what to type on the server; python -m pi key add NAME --role ROLE for the others)")
     if settings.pi_tls and not settings.pi_cert.exists():
-        steps.append(f"the certificate {settings.pi_cert} too: scripts/run.sh pi makes one. Carry it to the server (its PI_CERT)")
+        steps.append(f"the certificate {settings.pi_cert} too: scripts/run.sh pi makes one, and python -m pi pair brings it to the server")
     steps.append("start it: python -m pi serve, and python -m pi ship (after the old Pi is off for good)")
     steps.append("what the server has beyond this it keeps in a file when it has taken its copy: python -m server rescued lists them;")
     steps.append("  carry the file over and play it back here: python -m pi adopt FILE")

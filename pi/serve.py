@@ -17,6 +17,7 @@ from changelog.node.settings import Settings, prepare_data_dir
 from changelog.primary import Primary
 from pi import farm
 from pi.app import create_app
+from pi.certificate import settle
 from pi.keys import Keys
 from pi.measures import Measures
 from pi.push import Push
@@ -31,6 +32,7 @@ def serve(settings: Settings) -> None:
     """Serve the Pi: radio, worker and API, until a signal ends it."""
     prepare_data_dir(settings)
     start_logging(settings, "pi")
+    settle(settings)
     if settings.pi_tls and not settings.pi_cert.exists():
         raise ConfigError(
             f"the certificate {settings.pi_cert} is missing: `scripts/run.sh pi` makes it, or: openssl req -x509 -newkey ec"

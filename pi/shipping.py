@@ -25,6 +25,8 @@ def metrics(path: Path, now: float) -> Iterator[Metric]:
     yield gauge("drover_ship_pending_bytes", "Their bytes.", status.pending_bytes)
     yield counted("drover_ship_errors", "Attempts that failed since the shipper started.", status.errors)
     yield gauge("drover_ship_fenced", "1 if it stands still because somebody else ships to the same place.", status.fenced)
+    trouble = "1 if what is in the bucket cannot be merged and tidied up: the cause is in status.json."
+    yield gauge("drover_ship_upkeep_failing", trouble, bool(status.upkeep))
 
 
 def for_health(path: Path) -> dict[str, object] | None:

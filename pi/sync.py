@@ -60,9 +60,9 @@ def blueprint(primary: Primary, keys: Keys, acks: Acks, folder: Path) -> Bluepri
         if MEDIA_TYPE in request.headers.get("Accept", ""):
             position = _position(after)
             _acknowledge(acks, position)  # before waiting: what is known of a replica is known as soon as it says it
-            _wait_for_change(primary, after)
+            _wait_for_change(primary, after, keys)
             return _frame(primary, position)
-        _wait_for_change(primary, after)
+        _wait_for_change(primary, after, keys)
         return _json(_changes(primary, after))
 
     @routes.get("/full-export")
@@ -101,11 +101,13 @@ def blueprint(primary: Primary, keys: Keys, acks: Acks, folder: Path) -> Bluepri
     return routes
 
 
-def _wait_for_change(primary: Primary, after: int) -> None:
+def _wait_for_change(primary: Primary, after: int, keys: Keys) -> None:
+    """Raises Unauthorized where the key was revoked meanwhile."""
     seconds = int_argument(request.args, "wait", 0, 0, MAX_WAIT)
     if seconds:
         event: threading.Event = stopping(current_app)
         primary.commits.wait(after, seconds, event)
+        keys.admit("replica")
 
 
 def _replica_id() -> str:

@@ -126,6 +126,7 @@ class Writer:
         self._give_up_at: float | None = None  # time.monotonic() after which stop() waits no more
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._db: apsw.Connection | None = None
+        self._left: apsw.Connection | None = None  # to the file that was replaced, until the new one is opened
         self._identity: tuple[int, int] | None = None
         self._journal: dict[str, tuple[int, int] | None] = {}
         self._arriving: tuple[int, int] | None = None  # size and mtime of a new file, which may still be written
@@ -380,6 +381,8 @@ class Writer:
             raise Unavailable(f"{self.path} was replaced; it is opened as soon as it stops growing")
         if current != self._identity:  # the same file may have been put back: its -wal and -shm are in use
             drop_journal(self.path, self._journal)
+            self._journal = {}  # once: the inodes are free now
+        self._close_left()
         farm.open_farm(self.path)
         return self._open()
 
@@ -398,14 +401,25 @@ class Writer:
         """Begin anew with the file that is open; `_present` tries again where that cannot be done now."""
         self._close()
         with suppress(*STORAGE, DroverError):
-            self._open()
+            if identity(self.path) == self._identity:
+                self._open()
 
     def _leave(self) -> None:
-        """Close a file that is not at the path any more, complete for whoever moved it away."""
+        """Use a file no more that is not at the path any more, complete for whoever moved it away.
+
+        It stays open: a -wal or -shm of the new file that got the inode of a closed one would be taken for that, and removed.
+        """
         assert self._db is not None
         with suppress(apsw.Error):
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        self._close()
+        if self.retention is not None:
+            self.retention.close()
+        self._left, self._db, self._arriving = self._db, None, None
+
+    def _close_left(self) -> None:
+        if self._left is not None:
+            self._left.close()
+            self._left = None
 
     def _close(self) -> None:
         if self.retention is not None:
@@ -413,6 +427,7 @@ class Writer:
         if self._db is not None:
             self._db.close()
             self._db = self._arriving = None
+        self._close_left()
 
     def _report_outage(self, error: Exception) -> None:
         if str(error) != str(self._outage):

@@ -10,8 +10,6 @@ import logging
 import os
 import secrets
 import shlex
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,15 +20,15 @@ from typing import NoReturn
 from dotenv import dotenv_values
 
 from changelog.connection import connect, one
-from changelog.errors import ConfigError, DroverError, Unauthorized
+from changelog.errors import ConfigError, DroverError
+from changelog.node.env_file import with_setting, write_whole
 from changelog.node.runner import Role, listen
 from changelog.node.settings import Settings, prepare_data_dir
 from pi import farm
-from pi.keys import OFFICE, Keys
+from pi.certificate import make_certificate, settle
+from pi.keys import OFFICE, ROLES, Keys
 
 ENV = Path(".env")
-CERTIFICATE_DAYS = 3650
-LONGEST_COMMON_NAME = 64  # characters, by X.520
 LOGIN = "admin"
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where what listens everywhere is reached from here
 
@@ -100,7 +98,8 @@ def prepare_server() -> None:
     if not settings.pi_api_key:
         missing.append("PI_API_KEY in .env: `.venv/bin/python -m pi key add server --role office` on the Pi prints one")
     if missing:
-        raise ConfigError(f"the server needs {'; and '.join(missing)}")
+        paired = "`.venv/bin/python -m pi pair` on the Pi prints the command that brings both"
+        raise ConfigError(f"the server is not joined to a Pi yet: {paired}. By hand it needs {'; and '.join(missing)}")
 
 
 def no_application() -> NoReturn:
@@ -113,12 +112,13 @@ def make_env() -> None:
     if ENV.exists():
         return
     text = Path(".env.example").read_text(encoding="utf-8")
-    write_private(ENV, with_setting(text, "SECRET_KEY", secrets.token_hex(32)))
+    write_whole(ENV, with_setting(text, "SECRET_KEY", secrets.token_hex(32)))
 
 
 def make_pi(settings: Settings) -> str:
     """Everything of a Pi that is missing; returns the password of the first login when that was made just now, else ''."""
     prepare_data_dir(settings)
+    settle(settings)
     if settings.pi_tls and not settings.pi_cert.exists():
         make_certificate(settings.pi_cert, settings.pi_key)
     farm.open_farm(settings.farm_db)
@@ -139,47 +139,14 @@ def logs_to_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{facts.st_dev}:{facts.st_ino}"
 
 
-def make_certificate(certificate: Path, key: Path) -> None:
-    """A self-signed certificate for every name and address of this machine. Raises ConfigError."""
-    if shutil.which("openssl") is None:
-        raise ConfigError("the certificate needs openssl: sudo apt-get install openssl")
-    host = socket.gethostname()
-    names = [host, f"{host}.local", "pi", "localhost"]
-    addresses = ["127.0.0.1", "::1", *lan_addresses()]
-    alternatives = ",".join([*(f"DNS:{name}" for name in names), *(f"IP:{address}" for address in addresses)])
-    new = [path.with_name(f"{path.name}.new") for path in (certificate, key)]
-    key.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(new[1], os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))  # openssl keeps the mode of what is there
-    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(CERTIFICATE_DAYS)]
-    request += ["-subj", f"/CN={host[:LONGEST_COMMON_NAME]}", "-addext", f"subjectAltName={alternatives}"]
-    request += ["-addext", "basicConstraints=critical,CA:FALSE", "-out", str(new[0]), "-keyout", str(new[1])]
-    made = subprocess.run(request, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise ConfigError(f"openssl could not make the certificate: {made.stderr.strip().splitlines()[-1]}")
-    new[0].chmod(0o644)
-    new[1].replace(key)  # first the key: where there is a certificate, there is its key
-    new[0].replace(certificate)
-
-
-def lan_addresses() -> list[str]:
-    """The addresses of this machine's network interfaces, as far as it tells them."""
-    try:
-        return subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
-        return []
-
-
 def make_office_key(settings: Settings) -> None:
     """PI_API_KEY in .env, unless the one there is known to the Pi."""
     with closing(Keys(settings.pi_db)) as keys:
-        try:
-            keys.role_of(settings.pi_api_key)
+        if keys.still_admits(settings.pi_api_key, *ROLES):
             return
-        except Unauthorized:
-            pass
         name = "server" if all(row["name"] != "server" for row in keys.rows()) else f"server-{time.strftime('%Y%m%d-%H%M%S')}"
         key = keys.add(name, OFFICE)
-    write_private(ENV, with_setting(ENV.read_text(encoding="utf-8"), "PI_API_KEY", key))
+    write_whole(ENV, with_setting(ENV.read_text(encoding="utf-8"), "PI_API_KEY", key))
 
 
 def command(words: list[str], given: str) -> None:
@@ -187,27 +154,6 @@ def command(words: list[str], given: str) -> None:
     done = subprocess.run([sys.executable, "-m", "pi", *words], input=given, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(done.stderr.strip().removeprefix("error: "))
-
-
-def with_setting(text: str, name: str, value: str) -> str:
-    """The text of an .env file in which `name` has `value`: in the line that sets it or holds its default, else in a new one."""
-    lines = text.splitlines()
-    for start in (f"{name}=", f"#{name}="):
-        for number, line in enumerate(lines):
-            if line.startswith(start):
-                _, mark, comment = line.partition(" #")
-                # The comment goes above: what stands behind `=` is the value alone, for `cut -d= -f2` as well.
-                lines[number] = f"#{comment}\n{name}={value}" if mark else f"{name}={value}"
-                return "\n".join(lines) + "\n"
-    return "\n".join([*lines, f"{name}={value}"]) + "\n"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner reads: whole, or not at all."""
-    new = path.with_name(f"{path.name}.new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from flask import Flask
 from changelog.cli.replicas import print_pull, print_verified
 from changelog.connection import connect
 from changelog.errors import DroverError
+from changelog.node.certificates import parse_fingerprint
 from changelog.node.logs import start_logging
 from changelog.node.runner import Role, Service
 from changelog.node.runner import serve as run_role
@@ -25,8 +26,11 @@ from changelog.pull import pull as pull_from
 from changelog.storage import STORAGE, in_words
 from server.app import create_app
 from server.bucket import newest_in_bucket
+from server.credentials import Credentials
 from server.live import MOST_SOCKETS, Live
 from server.local import bootstrap_here_or_there, local_status, resync_here_or_there, stored_status, verify_here_or_there
+from server.pairing import pair as join
+from server.pairing import print_paired, typed_code
 from server.pi_client import PiClient
 from server.push_client import PushClient
 from server.remote import RemoteSource, settings_for
@@ -83,13 +87,16 @@ def create(settings: Settings) -> tuple[Flask, list[Service]]:
     if not settings.is_server_ui:
         logger.info("Pages only (IS_SERVER_UI=False): this server does not follow the Pi")
         return create_app(settings, replica, store, state, None), services
+    credentials = Credentials(settings, Path(".env"))
     live = Live(replica, state)
-    sync = SyncService(settings, replica, store, state, live.applied)
+    sync = SyncService(settings, replica, store, state, live.applied, credentials=credentials)
     replica.when_broken = sync.replica_broke
     if settings.follow == "bucket":
-        return create_app(settings, replica, store, state, sync, live=live), [*services, sync, live]
-    push = PushClient(settings, store.replica_id, offer=sync.offer, linked=sync.linked, ignored=sync.measures.ignored)
-    return create_app(settings, replica, store, state, sync, live=live), [*services, sync, live, push]
+        return create_app(settings, replica, store, state, sync, live=live, credentials=credentials), [*services, sync, live]
+    push = PushClient(
+        settings, store.replica_id, offer=sync.offer, linked=sync.linked, ignored=sync.measures.ignored, credentials=credentials
+    )
+    return create_app(settings, replica, store, state, sync, live=live, credentials=credentials), [*services, sync, live, push]
 
 
 @main.command()
@@ -211,6 +218,22 @@ def pull(url: str, target: Path, as_json: bool, yes: bool) -> None:
         settings = settings_for(url, Settings.load())
         with closing(PiClient(settings, f"pull-{socket.gethostname()}"[:64])) as client:
             print_pull(pull_from(RemoteSource(client, lambda done, total: None), target, yes), as_json)
+            client.keep_trust()
+
+
+@main.command()
+@click.argument("host", metavar="HOST[:PORT]")
+@click.option("--fingerprint", required=True, help="SHA-256 of the Pi's certificate, as `python -m pi pair` prints it there.")
+def pair(host: str, fingerprint: str) -> None:
+    """Join this server to the Pi at HOST: pin its certificate and fetch a key, both written to .env and PI_CERT.
+
+    The code that `python -m pi pair` prints is asked for; without a terminal it is the first line of standard input, or PAIRING_CODE in
+    the environment.
+    """
+    with failing_in_one_line():
+        settings, expected = Settings.load(), parse_fingerprint(fingerprint)
+        prepare_data_dir(settings)
+        print_paired(join(settings, Path(".env"), host, expected, typed_code()))
 
 
 @main.command()

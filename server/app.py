@@ -12,6 +12,7 @@ from changelog.node.settings import Settings
 from server import show
 from server.arrival import arrival, in_the_way
 from server.compressed import install_compression
+from server.credentials import Credentials
 from server.live import Live
 from server.login import install_login
 from server.measures import Measures
@@ -39,13 +40,20 @@ PLAIN_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")  # what a policy can na
 
 
 def create_app(
-    settings: Settings, replica: Replica, store: Store, state: SyncState, sync: SyncService | None, *, live: Live | None = None
+    settings: Settings,
+    replica: Replica,
+    store: Store,
+    state: SyncState,
+    sync: SyncService | None,
+    *,
+    live: Live | None = None,
+    credentials: Credentials | None = None,
 ) -> Flask:
-    """The application over these parts; `sync` and `live` are None where the server shows pages only."""
+    """The application over these parts; `sync` and `live` are None where the server shows pages only. `credentials`: see `PiWriter`."""
     app = Flask(__name__)
     app.jinja_environment = OfficeEnvironment
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_FORM, SEND_FILE_MAX_AGE_DEFAULT=ASSET_AGE)
-    writer = PiWriter(settings) if settings.is_server_ui else None
+    writer = PiWriter(settings, credentials=credentials) if settings.is_server_ui else None
     measures = sync.measures if sync else Measures()
     parts = Office(settings, replica, store, state, sync, measures, writer, Tallies(state), live)
     app.extensions["office"] = parts

@@ -10,11 +10,13 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from changelog.errors import BrokenFrame, DamagedFile, Divergence, DroverError, HistoryTrimmed, NotFound, PositionMismatch, Stranger
 from changelog.ltx.mirror import Mirror
+from changelog.ltx.sign import EVERY, Complete, last_sign
 from changelog.ltx.source import BucketSource, Standing
 from changelog.ltx.store.names import Store as Place
 from changelog.ltx.store.names import as_text
@@ -52,9 +54,11 @@ class Bucket:
         """`clock` (s) is for tests."""
         self._follower, self._store, self._state, self._clock = follower, store, state, clock
         self._always = settings.follow == "bucket"
-        place = store_at(settings.litestream_bucket, settings.litestream_path, settings.litestream_endpoint, settings.litestream_region)
+        self._place = place = _place(settings)
         self.url = place.url
         self._source = BucketSource(Mirror(place, settings.mirror_db))
+        self._sign: Complete | None = None  # of life, by the shipper
+        self._sign_at = -EVERY  # when it was last looked for
         self._why = ""  # the Pi is not followed
         self._began = False
         self._patience = min(PATIENCE, 3 * settings.db_sync_interval)
@@ -102,6 +106,7 @@ class Bucket:
                 self._follower.take_road(doubt, self)
         except NotFound as exc:
             raise LateBucket(self._because(f"there is nothing in the bucket yet: {exc.message}")) from exc
+        self._look_for_sign()
         self._state.from_bucket(self._as_of(), self._why)
 
     def snapshot(self, target: Path, accepted_epoch: str | None, progress: Progress) -> int:
@@ -197,10 +202,19 @@ class Bucket:
     def _because(self, message: str) -> str:
         return f"{self._why}; {message}" if self._why else message
 
+    def _look_for_sign(self) -> None:
+        if self._clock() - self._sign_at >= EVERY:
+            self._sign_at = self._clock()
+            with suppress(DroverError):  # keys may be for the files alone
+                self._sign = last_sign(self._place)
+
     def _as_of(self) -> str | None:
-        """When the newest file of the mirror was shipped, UTC by the Pi's clock."""
-        holding = self._source.holding
-        return as_text(holding.timestamp_ms // 1000 * 1000).removesuffix("Z") if holding else None
+        """As of when the mirror is what the Pi has, UTC by the Pi's clock: when its newest file was shipped, or a later sign of life."""
+        holding, sign = self._source.holding, self._sign
+        if holding is None:
+            return None
+        at_ms = max(holding.timestamp_ms, sign.at_ms) if sign and sign.txid == holding.txid else holding.timestamp_ms
+        return as_text(at_ms // 1000 * 1000).removesuffix("Z")
 
 
 def newest_in_bucket(settings: Settings) -> tuple[str, Position]:

@@ -15,12 +15,14 @@ import urllib3
 from changelog import errors
 from changelog.compression import ACCEPTED, decompress
 from changelog.errors import BrokenFrame, DroverError, Unreachable
+from changelog.node.certificates import ANNOUNCED, der_of, fingerprint
 from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.wire import MEDIA_TYPE, Header, split_frame
+from server.credentials import Credential, Credentials
 from server.download import Download, Progress
 from server.instances import Instances
-from server.pinned import PinnedAdapter, innermost, trusted_context, why_unreachable
+from server.pinned import PinnedAdapter, innermost, why_unreachable
 
 CONNECT_TIMEOUT = 5.0  # s
 READ_TIMEOUT = 20.0  # s without a byte, over the time that a long poll may take
@@ -29,6 +31,7 @@ LARGEST_ANSWER = 256 * 2**20  # bytes of an answer in JSON, unpacked: one range 
 PIECE_BYTES = 16 * 1024  # of an answer, at a time: so much may be lost when a link breaks
 TRIES = 5  # of a snapshot's download that bring nothing; others go on where the one before broke off
 LOOKS = 3  # at who answers
+UNAUTHORIZED = errors.Unauthorized.status
 SQLITE_MEDIA_TYPE = "application/vnd.sqlite3"
 
 logger = logging.getLogger(__name__)
@@ -53,18 +56,20 @@ class PiClient:
 
     name = "Pi"
 
-    def __init__(self, settings: Settings, replica_id: str) -> None:
+    def __init__(self, settings: Settings, replica_id: str, credentials: Credentials | None = None) -> None:
+        """Key and trust are those of `credentials`, else of `settings`. Raises ConfigError when the certificate to pin cannot be read."""
         scheme = "https" if settings.use_ssl_for_pi else "http"
-        self.host = f"{settings.remote_pi_host}:{settings.remote_pi_port}"
+        self.host = settings.pi_address
         self._base = f"{scheme}://{self.host}/api/sync"
         self.instances = Instances()
         self._settings = settings
         self.received = 0  # bytes of bodies, as they were on the wire
         self._session = requests.Session()
         self._session.trust_env = False
-        self._session.headers.update({"X-API-Key": settings.pi_api_key, "X-Replica-Id": replica_id})
-        if settings.use_ssl_for_pi:
-            self._session.mount("https://", PinnedAdapter(trusted_context(settings)))
+        self._session.headers["X-Replica-Id"] = replica_id
+        self._credentials, self._credential = credentials or Credentials(settings), Credential("", None)
+        self._next, self._confirmed = "", ""  # fingerprints: what the Pi announces, and what it knows to be trusted here
+        self._use(self._credentials.present())
 
     @contextmanager
     def frame(
@@ -121,6 +126,20 @@ class PiClient:
             except ValueError as exc:
                 raise BrokenFrame(f"{self.host}{path} did not answer with JSON") from exc
 
+    def keep_trust(self) -> None:
+        """Where the Pi has announced its next certificate, trust that too, and tell the Pi so. Raises what `facts` does."""
+        shown = self._next
+        pinned = self._credentials.is_pinned(shown)
+        if not shown or (pinned and shown == self._confirmed):
+            return
+        if not pinned:
+            certificate = der_of(self.facts("/certificate").get("next"))
+            if fingerprint(certificate) != shown or not self._credentials.announced(certificate):
+                return
+        self._use(self._credentials.present())
+        self.ask("POST", "/certificate", {"pinned": shown})
+        self._confirmed = shown
+
     def ask(self, method: str, path: str, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """The JSON of a question to `/api/sync` + path, and how many bytes it moved: both bodies, as they were on the wire.
 
@@ -159,24 +178,45 @@ class PiClient:
     ) -> Iterator[requests.Response]:
         if body is not None:
             headers = {**headers, "Content-Type": "application/json"}
-        try:
-            response = self._session.request(
-                method,
-                self._base + path,
-                params=asked,
-                data=body,
-                headers=headers,
-                stream=True,
-                timeout=(CONNECT_TIMEOUT, timeout),
-                allow_redirects=False,
-            )
-        except requests.RequestException as exc:
-            raise Unreachable(why_unreachable(innermost(exc), self._settings)) from exc
+
+        def ask() -> requests.Response:
+            more: dict[str, Any] = {"params": asked, "data": body, "headers": headers, "timeout": (CONNECT_TIMEOUT, timeout)}
+            try:
+                return self._session.request(method, self._base + path, stream=True, allow_redirects=False, **more)
+            except requests.RequestException as exc:
+                raise Unreachable(why_unreachable(innermost(exc), self._settings)) from exc
+
+        self._use(self._credentials.present())
+        response = ask()
+        if response.status_code == UNAUTHORIZED and self._use(self._credentials.present(again=True)):
+            response.close()
+            response = ask()  # there was another key in .env
         with response:
             self.instances.answered(response.headers.get("X-Primary-Instance"))
+            self._heard(response.headers.get(ANNOUNCED))
             if not response.ok:
                 raise self._refusal(response)
             yield response
+
+    def _use(self, credential: Credential) -> bool:
+        """Go on with this key and this trust; whether they are others than before."""
+        before, self._credential = self._credential, credential
+        if credential is before:
+            return False
+        self._session.headers["X-API-Key"] = credential.key
+        if credential.context is not before.context:
+            self._session.close()
+            if credential.context is not None:
+                self._session.mount("https://", PinnedAdapter(credential.context))
+        return True
+
+    def _heard(self, certificates: str | None) -> None:
+        """Which certificate the Pi uses, and which is to follow."""
+        present, _, self._next = (certificates or "").partition(",") if self._credentials.pinning else ("", "", "")
+        if present and self._credentials.is_next(present):
+            self._session.close()  # this connection was made before: the next one is to see it
+        elif present and not self._next:
+            self._credentials.none_announced()
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         try:

@@ -19,7 +19,7 @@ from engineio import base_client
 
 from changelog.errors import Unreachable
 from changelog.node.settings import Settings
-from server.pinned import innermost, trusted_context, why_unreachable
+from server.pinned import innermost, why_unreachable
 
 STEP_TIMEOUT = 5.0  # s for each step of connecting
 DEAD_AFTER = 12.0  # s without a byte: the Pi pings every 5 s
@@ -38,10 +38,13 @@ class PiSocket(socketio.Client):
 
     _binary_packet: Any
 
-    def __init__(self, settings: Settings, received: Callable[[object], object], malformed: Callable[[], object]) -> None:
-        """`received` is given the argument of each `changelog` event, `malformed` called for what is no message at all.
+    def __init__(
+        self, settings: Settings, context: ssl.SSLContext | None, received: Callable[[object], object], malformed: Callable[[], object]
+    ) -> None:
+        """`context`: whom to trust, None without TLS.
 
-        Both are called in the thread that reads. Raises ConfigError when the certificate to pin cannot be read.
+        `received` is given the argument of each `changelog` event, `malformed` called for what is no message at all, both in the thread
+        that reads.
         """
         super().__init__(
             reconnection=False,
@@ -50,7 +53,7 @@ class PiSocket(socketio.Client):
             engineio_logger=_quiet,
             request_timeout=STEP_TIMEOUT,
             timestamp_requests=False,
-            websocket_extra_options=_options(settings),
+            websocket_extra_options=_options(context),
         )
         self.ended = threading.Event()
         self._settings, self._malformed = settings, malformed
@@ -61,7 +64,7 @@ class PiSocket(socketio.Client):
     def open(self, headers: dict[str, str]) -> None:
         """Connect. Raises Unreachable with the fact `state`: "unreachable", "untrusted", "no socket" or "refused"."""
         scheme = "https" if self._settings.use_ssl_for_pi else "http"
-        url = f"{scheme}://{self._settings.remote_pi_host}:{self._settings.remote_pi_port}"
+        url = f"{scheme}://{self._settings.pi_address}"
         try:
             self.connect(url, headers=dict(headers), transports=["websocket"], wait_timeout=STEP_TIMEOUT)
         except socketio.exceptions.ConnectionError as exc:
@@ -80,7 +83,7 @@ class PiSocket(socketio.Client):
             base_client.connected_clients.remove(self.eio)
 
     def _failure(self, cause: BaseException) -> Unreachable:
-        host = f"{self._settings.remote_pi_host}:{self._settings.remote_pi_port}"
+        host = self._settings.pi_address
         if self._refusal:
             return Unreachable(f"{host} refuses it: {self._refusal}", state="refused")
         if isinstance(cause, websocket.WebSocketBadStatusException):
@@ -207,14 +210,14 @@ class _BoundedBuffer(websocket._abnf.frame_buffer):
             self._size = 0 if final else size
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def _options(context: ssl.SSLContext | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         "class_": _WebSocket,
         "redirect_limit": 0,  # the key goes to the Pi, and to nobody that it names
         "http_no_proxy": ["*"],  # nor to a proxy that the environment names
         "suppress_origin": True,  # we are no page
     }
-    return options | ({"sslopt": {"context": trusted_context(settings)}} if settings.use_ssl_for_pi else {})
+    return options | ({"sslopt": {"context": context}} if context is not None else {})
 
 
 def _printable(text: str) -> str:

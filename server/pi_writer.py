@@ -18,7 +18,8 @@ from changelog import errors
 from changelog.errors import BadRequest, BrokenFrame, ConfigError, DroverError, Unreachable
 from changelog.node.settings import Settings
 from changelog.position import Position
-from server.pinned import PinnedAdapter, innermost, trusted_context, why_unreachable
+from server.credentials import Credential, Credentials
+from server.pinned import PinnedAdapter, innermost, why_unreachable
 
 CONNECT_TIMEOUT = 3.0  # s
 READ_TIMEOUT = 8.0  # s: somebody sits before the page
@@ -50,10 +51,11 @@ class Written:
 class PiWriter:
     """The write API of the Pi that `settings` name. A session (and its connection) is lent to one thread at a time."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        """Nothing is read or opened yet. `clock` (s) is for tests."""
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic, credentials: Credentials | None = None) -> None:
+        """Key and trust are those of `credentials`, else of `settings`. Nothing is read or opened yet. `clock` (s) is for tests."""
         self._settings, self._clock = settings, clock
-        self.host = f"{settings.remote_pi_host}:{settings.remote_pi_port}"
+        self._credentials, self._credential = credentials or Credentials(settings), Credential("", None)
+        self.host = settings.pi_address
         self._base = f"{'https' if settings.use_ssl_for_pi else 'http'}://{self.host}/api"
         self._idle: list[requests.Session] = []
         self._lock, self._asking = threading.Lock(), threading.Lock()
@@ -110,6 +112,14 @@ class PiWriter:
 
     def _ask(self, method: str, path: str, timeout: tuple[float, float], **more: Any) -> dict[str, Any]:
         """The JSON object of an answer. Raises what the Pi refuses with, BrokenFrame, and Unreachable."""
+        try:
+            return self._ask_twice(method, path, timeout, **more)
+        except errors.Unauthorized:
+            if not self._renewed(again=True):
+                raise
+        return self._ask_twice(method, path, timeout, **more)  # there was another key in .env
+
+    def _ask_twice(self, method: str, path: str, timeout: tuple[float, float], **more: Any) -> dict[str, Any]:
         with self._session() as (session, used):
             try:
                 return self._answer(session, method, path, timeout, **more)
@@ -145,34 +155,48 @@ class PiWriter:
             raise BrokenFrame(f"HTTP {status} without a JSON object")
         return reply
 
+    def _renewed(self, *, again: bool = False) -> bool:
+        """Whether key or trust are others than at the last request; then no session of before is used again."""
+        try:
+            credential = self._credentials.present(again=again)
+        except ConfigError as exc:
+            raise Unreachable(exc.message, sent=False) from exc
+        with self._lock:
+            if credential is self._credential:
+                return False
+            self._credential, old, self._idle = credential, self._idle, []
+            self._known_until = 0.0
+        for session in old:
+            session.close()
+        return True
+
     @contextmanager
     def _session(self) -> Iterator[tuple[requests.Session, bool]]:
         """A session that nobody else uses meanwhile, and whether it was used before. Raises Unreachable without a usable certificate."""
+        self._renewed()
         with self._lock:
-            session = self._idle.pop() if self._idle else None
+            session, credential = self._idle.pop() if self._idle else None, self._credential
         used = session is not None
         if session is None:
-            session = self._new_session()
+            session = _new_session(credential)
         try:
             yield session, used
         finally:
             with self._lock:
-                kept = len(self._idle) < IDLE
+                kept = len(self._idle) < IDLE and credential is self._credential
                 if kept:
                     self._idle.append(session)
             if not kept:
                 session.close()
 
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False
-        session.headers["X-API-Key"] = self._settings.pi_api_key
-        if self._settings.use_ssl_for_pi:
-            try:
-                session.mount("https://", PinnedAdapter(trusted_context(self._settings)))
-            except ConfigError as exc:
-                raise Unreachable(exc.message, sent=False) from exc
-        return session
+
+def _new_session(credential: Credential) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.headers["X-API-Key"] = credential.key
+    if credential.context is not None:
+        session.mount("https://", PinnedAdapter(credential.context))
+    return session
 
 
 def _may_have_arrived(exc: Exception) -> bool:

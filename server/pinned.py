@@ -1,14 +1,49 @@
-"""Whom the server believes to be the Pi: one pinned certificate, or the system's CAs; for requests and for the socket alike."""
+"""Whom the server believes to be the Pi: exactly the pinned certificates, or the system's CAs; for requests and for the socket alike."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Collection
 from typing import Any
 
 from requests.adapters import HTTPAdapter
 
 from changelog.errors import ConfigError
+from changelog.node.certificates import certificates_in, fingerprint
 from changelog.node.settings import Settings
+
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl does not name
+NEXT_STEP = "if the Pi has a new certificate: `python -m pi pair` there and `python -m server pair` here, or copy its pi-cert.pem to {pin}"
+
+
+class PinnedContext(ssl.SSLContext):
+    """Trusts exactly the certificates that are pinned, whatever their dates and names are: a Pi without a clock may believe it is 1970."""
+
+    pins: frozenset[bytes]
+    presented: bytes  # DER of the certificate that the Pi showed last
+
+    @classmethod
+    def of(cls, certificates: Collection[bytes]) -> PinnedContext:
+        """For these, each as DER. Raises ssl.SSLError when one is damaged."""
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_verify_locations(cadata=b"".join(dict.fromkeys(certificates)))
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
+        context.check_hostname = False  # exactly these are trusted, by whatever address the Pi is reached
+        context.pins, context.presented = frozenset(certificates), b""
+        return context
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """Shake hands. What OpenSSL believes because a pinned certificate has signed it is not what was pinned."""
+        sock = super().wrap_socket(*args, **kwargs)
+        shown = sock.getpeercert(binary_form=True) or b""
+        if shown not in self.pins:
+            sock.close()
+            refusal = ssl.SSLCertVerificationError(1, "another certificate than the pinned one")
+            refusal.verify_message = f"it shows {fingerprint(shown)}"
+            raise refusal
+        self.presented = shown
+        return sock
 
 
 class PinnedAdapter(HTTPAdapter):
@@ -26,19 +61,35 @@ class PinnedAdapter(HTTPAdapter):
         """Nothing: requests would load its own CAs into the connection here."""
 
 
-def trusted_context(settings: Settings) -> ssl.SSLContext:
-    """What a connection to the Pi is checked with. Raises ConfigError when the certificate to pin cannot be read."""
-    if not settings.use_self_signed_cert:
-        return ssl.create_default_context()
+def pinned_certificates(settings: Settings) -> tuple[list[bytes], list[bytes]]:
+    """What is pinned (more than one where somebody has put them there), and what the Pi has announced beside it, each as DER.
+
+    Raises ConfigError when the certificate to pin cannot be read.
+    """
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_verify_locations(cafile=settings.pi_cert)
-    except (OSError, ssl.SSLError) as exc:
+        pinned = certificates_in(settings.pi_cert)
+    except (OSError, ValueError) as exc:
         raise ConfigError(
             f"the Pi's certificate {settings.pi_cert} cannot be read ({exc}): copy it from the Pi, it is what this server trusts"
         ) from exc
-    context.check_hostname = False  # exactly one certificate is trusted, by whatever address the Pi is reached
+    try:
+        return pinned, certificates_in(settings.announced_cert)
+    except (OSError, ValueError):
+        return pinned, []
+
+
+def pinning_context(settings: Settings, certificates: Collection[bytes]) -> PinnedContext:
+    """What a connection to the Pi is checked with, where these are pinned (DER). Raises ConfigError when one is damaged."""
+    try:
+        return PinnedContext.of(certificates)
+    except ssl.SSLError as exc:
+        raise ConfigError(f"the Pi's certificate {settings.pi_cert} cannot be read ({exc}): copy it from the Pi again") from exc
+
+
+def system_context() -> ssl.SSLContext:
+    """The same, where the system's authorities decide, and the host name."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
@@ -51,10 +102,12 @@ def innermost(exc: BaseException) -> BaseException:
 
 def why_unreachable(cause: BaseException, settings: Settings) -> str:
     """A connection's failure in words that name the Pi and what to look at."""
-    host = f"{settings.remote_pi_host}:{settings.remote_pi_port}"
+    host = settings.pi_address
     if isinstance(cause, ssl.SSLCertVerificationError):
-        pinned = f"is not the one pinned in {settings.pi_cert}" if settings.use_self_signed_cert else "is not trusted"
-        return f"the certificate of {host} {pinned}: nothing was sent ({cause.verify_message})"
+        if not settings.use_self_signed_cert:
+            return f"the certificate of {host} is not trusted: nothing was sent ({cause.verify_message})"
+        why = f"is not the one pinned in {settings.pi_cert}: nothing was sent ({cause.verify_message})"
+        return f"the certificate of {host} {why}; {NEXT_STEP.format(pin=settings.pi_cert)}"
     if isinstance(cause, ssl.SSLError):
         return f"{host} does not speak TLS as expected: {cause.reason or cause} (see USE_SSL_FOR_PI)"
     if isinstance(cause, TimeoutError) and "handshake" in str(cause):  # a plain http server waits for the rest of our request

@@ -13,11 +13,13 @@ from collections.abc import Callable
 
 from changelog.errors import DroverError
 from changelog.node.settings import Settings
+from server.credentials import Credentials
 from server.offers import Offer, parse_offer
 from server.pi_socket import PiSocket
 
 FIRST_BACKOFF = 0.25  # s; it doubles
 LONGEST_BACKOFF = 10.0  # s, or DB_SYNC_INTERVAL where that is less
+LOOK = 2.0  # s between two looks whether another key, or another certificate, counts by now
 LASTED = 5.0  # s that a connection must last for the back-off to begin anew
 STOP_TIMEOUT = 1.0  # s
 
@@ -35,10 +37,13 @@ class PushClient:
         offer: Callable[[Offer], object],
         linked: Callable[[bool], object],
         ignored: Callable[[], object],
+        credentials: Credentials | None = None,
     ) -> None:
-        """`offer` is given what is new, `linked` told that the socket is up or down, `ignored` that an event was malformed."""
+        """Key and trust are those of `credentials`, else of `settings`.
+
+        `offer` is given what is new, `linked` told that the socket is up or down, `ignored` that an event was malformed."""
         self._settings, self._offer, self._linked, self._ignored = settings, offer, linked, ignored
-        self._headers = {"X-API-Key": settings.pi_api_key, "X-Replica-Id": replica_id}
+        self._credentials, self._replica_id = credentials or Credentials(settings), replica_id
         self._longest = min(LONGEST_BACKOFF, settings.db_sync_interval)
         self._stopping = threading.Event()
         self._socket: PiSocket | None = None
@@ -62,8 +67,8 @@ class PushClient:
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                self._listen()
-                self._say("down", "the connection to it ended")
+                if self._listen():
+                    self._say("down", "the connection to it ended")
             except DroverError as exc:
                 self._say(str(exc.facts.get("state")), exc.message)
             except Exception as exc:  # what nobody foresaw ends one connection, not the service
@@ -72,14 +77,18 @@ class PushClient:
             backoff = FIRST_BACKOFF if time.monotonic() - began >= LASTED else min(2 * backoff, self._longest)
             self._stopping.wait(backoff * random.uniform(0.5, 1.0))
 
-    def _listen(self) -> None:
-        """One connection, from its beginning to its end. Raises Unreachable."""
-        self._socket = connection = PiSocket(self._settings, self._received, self._ignored)
+    def _listen(self) -> bool:
+        """One connection, from its beginning to its end, or until another key or trust counts; whether the former. Raises Unreachable."""
+        credential = self._credentials.present(again=True)
+        self._socket = connection = PiSocket(self._settings, credential.context, self._received, self._ignored)
         try:
-            connection.open(self._headers)
+            connection.open({"X-API-Key": credential.key, "X-Replica-Id": self._replica_id})
             self._linked(True)
             self._say("up")
-            connection.ended.wait()
+            while not connection.ended.wait(LOOK):
+                if self._credentials.present() is not credential:
+                    return False
+            return True
         finally:
             self._linked(False)
             connection.hang_up()

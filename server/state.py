@@ -33,7 +33,7 @@ class Facts:
     cause: FailureCause | None = None  # of what sort the newest error was
     alarm: str | None = None  # what somebody should act on though the replica follows
     source: Source = "pi"  # where the rows come from just now
-    bucket_at: str | None = None  # UTC: when the newest state in the bucket was shipped, by the Pi's clock
+    bucket_at: str | None = None  # UTC: as of when the bucket is what the Pi has, by the Pi's clock
     bucket_why: str = ""  # why the bucket is followed and not the Pi; empty where it always is
     push: bool = False  # whether the Pi's socket is up, over which it says at once what is new
     fetched: int | None = None  # of a long catch-up: the newest seq that is here and not yet applied
@@ -119,10 +119,10 @@ class SyncState:
             self._touch()
             self._facts = replace(self._facts, head=head, fetched=fetched)
 
-    def from_bucket(self, shipped_at: str | None, why: str) -> None:
-        """The rows are those of the bucket, as they were shipped at this time (UTC), because of `why` the Pi is not followed."""
+    def from_bucket(self, as_of: str | None, why: str) -> None:
+        """The rows are those of the bucket, as of this time (UTC), because of `why` the Pi is not followed."""
         with self._lock:
-            self._facts = replace(self._facts, source="bucket", bucket_at=shipped_at, bucket_why=why)
+            self._facts = replace(self._facts, source="bucket", bucket_at=as_of, bucket_why=why)
 
     def from_pi(self) -> None:
         """The rows are those of the Pi itself."""

@@ -8,6 +8,7 @@ import os
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -16,6 +17,7 @@ from changelog.errors import Conflict, DroverError, Stranger, Unauthorized, Unav
 from changelog.node.settings import Settings
 from changelog.storage import STORAGE, UNUSABLE, in_words
 from server.bucket import Bucket, bucket_of
+from server.credentials import Credentials
 from server.follower import Applied, Follower
 from server.measures import FailureCause, Measures, failure_cause
 from server.offers import LONGEST_WAIT, Offer, Offers
@@ -29,6 +31,7 @@ from server.upkeep import Upkeep
 from server.verifier import Verdict, record, verify
 
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
+LOOK = 1.0  # s between two looks, after a failure, whether another key or certificate counts by now
 STOP_TIMEOUT = 3.0  # s
 
 logger = logging.getLogger(__name__)
@@ -44,11 +47,14 @@ class SyncService:
         store: Store,
         state: SyncState,
         applied: Applied = lambda before, after: None,
+        *,
+        credentials: Credentials | None = None,
     ) -> None:
-        """`applied`: see `Follower`; called on the sync thread, so it must return at once."""
+        """`applied`: see `Follower`; called on the sync thread, so it must return at once. `credentials`: see `PiClient`."""
         self._settings, self._store, self._state, self._applied = settings, store, state, applied
         self._stopping = threading.Event()
-        self._client = PiClient(settings, store.replica_id)
+        self._credentials = credentials or Credentials(settings)
+        self._client = PiClient(settings, store.replica_id, self._credentials)
         self.measures = Measures()
         self.follower = Follower(replica, store, state, self._client, self._stopping, measures=self.measures, applied=applied)
         self.bucket = bucket_of(settings, self.follower, store, state)
@@ -142,6 +148,7 @@ class SyncService:
         try:
             self._run_jobs()
             self._follow()
+            self._client.keep_trust()
             self._upkeep.step()
         except DroverError as exc:
             self._failed(exc)
@@ -234,7 +241,10 @@ class SyncService:
     def _pause(self) -> None:
         self._failures += 1
         longest = min(self._settings.db_sync_interval, FIRST_BACKOFF * 2 ** min(self._failures - 1, 10))
-        self._wake.wait(longest * random.uniform(0.8, 1.2))
+        until, before = time.monotonic() + longest * random.uniform(0.8, 1.2), self._credentials.present()
+        while (left := until - time.monotonic()) > 0 and self._credentials.present() is before:
+            if self._wake.wait(min(left, LOOK)):
+                break
         self._wake.clear()
 
     def _failed(self, exc: DroverError, cause: FailureCause | None = None) -> None:

@@ -91,7 +91,7 @@ class Role:
     def launch(self, prefix: Sequence[str] = ()) -> None:
         """Start it and return at once."""
         assert self._process is None, f"{self.name} runs already"
-        self._write_env()
+        self.write_env()
         with (self.folder / "out").open("ab") as out:
             command = [*prefix, sys.executable, "-m", self.name, self.verb]
             self._process = subprocess.Popen(
@@ -138,7 +138,7 @@ class Role:
 
     def command_of(self, module: str, *arguments: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
         """`python -m MODULE ...` likewise."""
-        self._write_env()
+        self.write_env()
         command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=_environment(), input=typed, capture_output=True, text=True, timeout=60, check=False
@@ -155,7 +155,8 @@ class Role:
         except requests.ConnectionError:
             return False
 
-    def _write_env(self) -> None:
+    def write_env(self) -> None:
+        """Its `.env`, while it runs or not."""
         text = "".join(f"{name}={value}\n" for name, value in self.settings.items())
         (self.folder / ".env").write_text(text)
 

@@ -167,9 +167,9 @@ class S3Server:
 
     bucket = "barn"
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, scheme: str = "http") -> None:
         self.port = port
-        self.endpoint = f"http://127.0.0.1:{port}"
+        self.endpoint = f"{scheme}://127.0.0.1:{port}"
 
     def url(self, path: str, port: int | None = None, bucket: str = "") -> str:
         """An address in it; `port` is that of a proxy before it."""
@@ -177,16 +177,20 @@ class S3Server:
 
 
 @contextmanager
-def moto_server(log: Path) -> Iterator[S3Server]:
-    """moto as a process of its own, which does not share Python's lock with the tests. The keys must be in the environment."""
+def moto_server(log: Path, cert: Path | None = None, key: Path | None = None) -> Iterator[S3Server]:
+    """moto as a process of its own, which does not share Python's lock with the tests. The keys must be in the environment.
+
+    With a certificate it speaks TLS, and AWS_CA_BUNDLE must name who signed that.
+    """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     program = [sys.executable, "-c", "import sys; from moto.server import main; main(sys.argv[1:])", "-H", "127.0.0.1", "-p", str(port)]
+    program += ["-c", str(cert), "-k", str(key)] if cert else []
     with log.open("wb") as out:
         process = subprocess.Popen(program, stdout=out, stderr=out)
     try:
         wait_for(port, process)
-        server = S3Server(port)
+        server = S3Server(port, "https" if cert else "http")
         s3_client(server.endpoint, path_style=True).create_bucket(Bucket=server.bucket)
         yield server
     finally:

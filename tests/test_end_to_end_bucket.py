@@ -15,6 +15,10 @@ from farm_processes import Farm, eventually, shell
 from ltx_parts import KEYS, moto_server
 from shipping import Shipper, s3_settings, ship_to
 
+from changelog.ltx.plan import plan
+from changelog.ltx.sign import Complete, give_sign
+from changelog.ltx.store.names import from_text
+
 
 @pytest.fixture
 def shipper(farm: Farm, tmp_path: Path) -> Iterator[Shipper]:
@@ -31,11 +35,14 @@ def shipper(farm: Farm, tmp_path: Path) -> Iterator[Shipper]:
 def test_a_first_start_without_the_pi_takes_the_bucket_and_says_so(farm: Farm, shipper: Shipper) -> None:
     farm.fill(3)
     head = shipper.caught_up()
+    shipper.stop()
+    give_sign(shipper.store, Complete(plan(shipper.store)[-1].name.max_txid, from_text("2099-01-01T06:00:00Z")))
     farm.pi.stop()
     farm.server.start()
     eventually(lambda: farm.status()["seq"] == head.seq)
     status = eventually(lambda: (found := farm.status())["source"] == "bucket" and found)
-    assert (status["state"], status["epoch"], status["lag_changes"]) == ("following", head.epoch, 0) and status["bucket_at"]
+    assert (status["state"], status["epoch"], status["lag_changes"]) == ("following", head.epoch, 0)
+    assert status["bucket_at"] == "2099-01-01T06:00:00"
     page = farm.page(farm.login())
     assert "BATCH001" in page and "Following the bucket" in page and "The Pi cannot be reached" in page
     farm.assert_identical()

@@ -5,15 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import socket
-import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+from attacker import attacking
 from farm_processes import Farm, eventually, free_port, make_certificate
 
 _HEAD, _BODY = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({"alg": "none"}, {"sub": "admin"}))
@@ -119,50 +115,6 @@ def test_loopback_needs_no_key_to_send_payloads_unless_that_is_switched_off(farm
     assert farm.ask("POST", "/api/lora/receive", device, json={"payload": "hxb:KEY:LF1:UHF1"}).status_code == 201
     assert farm.ask("GET", "/api/sync/changes", device).status_code == 403
     assert farm.pi.sql("SELECT DISTINCT actor FROM changelog WHERE tbl='cattle'") == "api:gate"
-
-
-class Attacker:
-    """Stands in the Pi's place with a certificate of his own, and keeps whatever a client tells him."""
-
-    def __init__(self, certificate: Path, key: Path, port: int) -> None:
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate, key)
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self.heard = b""  # after a handshake
-        self.broken_off = 0  # handshakes that the client did not finish
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                raw, _ = self._listener.accept()
-            except OSError:
-                return
-            with raw:
-                raw.settimeout(5)
-                try:
-                    with self._context.wrap_socket(raw, server_side=True) as client:
-                        self.heard += client.recv(4096)
-                except OSError:
-                    self.broken_off += 1
-
-
-@contextmanager
-def attacking(farm: Farm, folder: Path) -> Iterator[Attacker]:
-    """Somebody answers on the Pi's port with another certificate of the same name."""
-    make_certificate(folder, "attacker")
-    attacker = Attacker(folder / "attacker-cert.pem", folder / "attacker-key.pem", farm.pi.settings["PI_PORT"])
-    try:
-        yield attacker
-    finally:
-        attacker.close()
 
 
 def test_another_certificate_under_the_pis_address_is_refused_and_nothing_is_sent_to_it(farm: Farm, tmp_path: Path) -> None:

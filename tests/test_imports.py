@@ -17,7 +17,7 @@ ALLOWED = {"changelog": {"changelog"}, "pi": {"changelog", "pi"}, "server": {"ch
 HOMES = {  # a package, and the only places that import it
     "boto3": ["changelog/ltx/"],
     "botocore": ["changelog/ltx/"],
-    "dotenv": ["changelog/node/settings.py"],
+    "dotenv": ["changelog/node/env_file.py"],
     "gunicorn": ["changelog/node/"],
     "jinja2": ["server/rendering.py"],
     "prometheus_client": ["changelog/node/metrics.py"],

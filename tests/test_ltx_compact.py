@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,16 @@ def names(store: FolderStore, level: int) -> list[tuple[int, int]]:
 def hide(store: FolderStore, txid: int) -> None:
     """Take away what was shipped after a transaction."""
     store.delete(file.name for file in store.list(0, txid))
+
+
+def copy_up_to(store: FolderStore, folder: Path, txid: int) -> FolderStore:
+    """A copy of what was shipped up to a transaction."""
+    early = FolderStore(folder)
+    for file in store.list(0):
+        if file.name.max_txid <= txid:
+            with store.open(file.name) as content:
+                early.put(file.name, content, file.modified_ms)
+    return early
 
 
 def test_merged_files_give_the_same_database(tmp_path: Path) -> None:
@@ -92,6 +103,29 @@ def test_damage_is_not_merged(tmp_path: Path) -> None:
     with pytest.raises(DamagedObject, match="does not go on from transaction 0000000000000002"):
         compact(store, 1)
     assert store.list(1) == store.list(9) == []
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_what_is_lost_before_a_whole_database_stops_nothing(tmp_path: Path, missing: bool) -> None:
+    store, images = shipped(tmp_path / "b", 9, seed=4)
+    whole = snapshot(copy_up_to(store, tmp_path / "early", 6))
+    path = tmp_path / "b" / "ltx" / "0" / Name(0, 3, 3).file
+    if missing:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+        os.utime(path, (S, S))
+    with pytest.raises(DamagedObject, match=Name(0, 3, 3).file if not missing else Name(0, 4, 4).file):
+        compact(store, 1)
+    assert whole is not None
+    with FolderStore(tmp_path / "early").open(whole) as file:
+        store.put(whole, file, START)
+    assert compact(store, 1) == [Name(1, 7, 9)]
+    assert compact(store, 1) == []
+    retain_shipped(store, S + 10**6)
+    assert names(store, 0) == [(9, 9)]
+    restore(store, tmp_path / "out.db")
+    assert (tmp_path / "out.db").read_bytes() == images[-1]
 
 
 def test_two_programs_that_merge_differently_are_noticed(tmp_path: Path) -> None:

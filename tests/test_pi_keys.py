@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -131,6 +133,120 @@ def test_guessing_keys_is_slowed_down_but_never_locks_out_the_right_one(client, 
     assert {answer.status_code for answer in answers} == {401, 429}
     assert int(answers[-1].headers["Retry-After"]) >= 1
     assert client.get("/replicas", headers={"X-API-Key": replica}).status_code == 200
+
+
+def test_two_keys_of_one_name_work_while_it_is_rotated_and_never_three(keys):
+    first = keys.add("office", "replica")
+    second = keys.rotate("office")
+    assert first != second
+    assert keys.role_of(first) == keys.role_of(second) == Key("office", "replica")
+    with pytest.raises(Conflict, match="two keys"):
+        keys.rotate("office")
+    with pytest.raises(Conflict, match="office"):
+        keys.add("office", "replica")
+    keys.retire("office")
+    with pytest.raises(Unauthorized):
+        keys.role_of(first)
+    assert keys.role_of(second).name == "office"
+    third = keys.rotate("office")
+    keys.revoke("office")
+    for key in (second, third):
+        with pytest.raises(Unauthorized):
+            keys.role_of(key)
+    for impossible in (keys.rotate, keys.retire):
+        with pytest.raises(NotFound):
+            impossible("office")
+
+
+def test_the_older_key_is_not_retired_before_somebody_has_used_the_newer_one(keys):
+    first = keys.add("office", "replica")
+    second = keys.rotate("office")
+    with pytest.raises(Conflict, match="nobody has used"):
+        keys.retire("office")
+    assert keys.role_of(first).name == "office"
+    keys.role_of(second)
+    keys.retire("office")
+    with pytest.raises(NotFound, match="no older key"):
+        keys.retire("office")
+
+
+def test_which_key_was_used_when_and_from_where_is_listed(client, keys):
+    keys.add("office", "replica")
+    newer = keys.rotate("office")
+    for address in ("192.0.2.7", "::ffff:192.0.2.8"):  # within the minute the second is not written
+        assert client.get("/replicas", headers={"X-API-Key": newer}, environ_base={"REMOTE_ADDR": address}).status_code == 200
+    forged = {"X-API-Key": newer, "X-Forwarded-For": "203.0.113.1"}
+    client.get("/replicas", headers=forged, environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    first, second = keys.rows()
+    assert (first["older"], first["last_used_at"], first["last_used_from"]) == (True, None, None)
+    assert (second["older"], second["last_used_from"]) == (False, "192.0.2.7") and second["last_used_at"]
+
+
+def test_an_address_of_ipv4_on_a_socket_of_ipv6_is_listed_as_people_know_it(client, keys):
+    key = keys.add("office", "replica")
+    client.get("/replicas", headers={"X-API-Key": key}, environ_base={"REMOTE_ADDR": "::ffff:192.0.2.8"})
+    assert keys.rows()[0]["last_used_from"] == "192.0.2.8"
+
+
+def test_each_of_two_keys_is_noted_by_itself(keys):
+    first = keys.add("office", "replica")
+    second = keys.rotate("office")
+    keys.role_of(first, "192.0.2.1")
+    keys.role_of(second, "192.0.2.2")
+    assert [row["last_used_from"] for row in keys.rows()] == ["192.0.2.1", "192.0.2.2"]
+
+
+EARLIER_KEYS = """
+CREATE TABLE keys (
+  name TEXT PRIMARY KEY,
+  role TEXT NOT NULL,
+  hash BLOB NOT NULL UNIQUE,                 -- SHA-256 of the key
+  created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%S','now')),
+  last_used_at TEXT                          -- to the minute
+);
+INSERT INTO keys(name, role, hash, last_used_at) VALUES('office', 'office', x'{hash}', '2026-11-01T06:00:00'),
+  ('gate', 'device', x'{other}', NULL);
+"""
+
+
+def test_a_pi_db_of_the_time_of_one_key_a_name_is_taken_over_with_all_its_keys(path):
+    key = "hxb_" + "k" * 43
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in (("hash", key), ("other", "hxb_gate"))}
+    shell(path, EARLIER_KEYS.format(**hashes))
+    with closing(Keys(path)) as keys, closing(Keys(path)) as other:
+        assert keys.rows() == other.rows()
+        assert [(row["name"], row["role"], row["last_used_at"], row["older"]) for row in keys.rows()] == [
+            ("gate", "device", None, False),
+            ("office", "office", "2026-11-01T06:00:00", False),
+        ]
+        assert other.role_of(key) == Key("office", "office")
+        newer = keys.rotate("office")
+        assert other.role_of(newer) == Key("office", "office")
+    assert rows(path, "SELECT name FROM sqlite_schema WHERE name LIKE '%earlier%'") == []
+
+
+def test_many_processes_that_open_an_earlier_pi_db_at_once_take_it_over_once(path):
+    shell(path, EARLIER_KEYS.format(hash="aa", other="bb"))
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(lambda _: Keys(path), range(8)))
+    for keys in opened:
+        assert [row["name"] for row in keys.rows()] == ["gate", "office"]
+        keys.close()
+
+
+def test_commands_rotate_and_retire_a_key(tmp_path):
+    first = cli(tmp_path, "key", "add", "office", "--role", "office").stdout.strip()
+    second = cli(tmp_path, "key", "rotate", "office").stdout.strip()
+    assert len(second) == 47 and second != first
+    listed = cli(tmp_path, "key", "list").stdout.splitlines()
+    assert ["older" in line for line in listed] == [True, False]
+    again = cli(tmp_path, "key", "rotate", "office")
+    assert (again.returncode, again.stderr.count("\n"), "key retire" in again.stderr) == (1, 1, True)
+    unused = cli(tmp_path, "key", "retire", "office")
+    assert (unused.returncode, "--yes" in unused.stderr, unused.stderr.count("\n")) == (1, True, 1)
+    assert cli(tmp_path, "key", "retire", "office", "--yes").returncode == 0
+    left = json.loads(cli(tmp_path, "key", "list", "--json").stdout)
+    assert [(row["name"], row["older"], row["last_used_from"]) for row in left] == [("office", False, None)]
 
 
 def test_key_commands(tmp_path):

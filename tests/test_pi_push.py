@@ -12,6 +12,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from changelog.connection import connect
 from changelog.log import head
 from changelog.node import sockets
 from changelog.node.runner import Role
+from pi.keys import Keys
 from pi.push import FRAME_BYTES, FRAME_ROWS
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -168,6 +170,41 @@ def test_who_listens_with_a_key_that_is_revoked_hears_no_more(pi: Farm) -> None:
         pi.pi.sql("INSERT INTO odd VALUES('revoked', 1)")
         assert listener.next_named("changelog")["frame"]
     assert key not in pi.pi.log and "former" in pi.pi.log
+
+
+def test_what_is_committed_after_a_key_was_revoked_is_not_told_to_who_listens_with_it(pi: Farm) -> None:
+    """Ten times: who was told by the clock alone heard of a commit that came at once."""
+    for attempt in range(10):
+        name = f"former {attempt}"
+        key = _add_key(pi, name)
+        with listen(pi, key) as former, listen(pi) as listener:
+            greeted(former)
+            greeted(listener)
+            with closing(Keys(pi.pi.data / "pi.db")) as keys:
+                keys.revoke(name)
+            pi.pi.sql(f"INSERT INTO odd VALUES('{name}', 1)")
+            assert listener.next_named("changelog")["frame"]
+            with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
+                former.next_named("changelog", 5)
+
+
+def _add_key(farm: Farm, name: str) -> str:
+    with closing(Keys(farm.pi.data / "pi.db")) as keys:
+        return keys.add(name, "replica")
+
+
+def test_a_long_poll_with_a_key_that_is_revoked_meanwhile_brings_nothing(pi: Farm) -> None:
+    key = _add_key(pi, "poller")
+    facts = pi.sync("/schema")
+    asked = {"after": facts["seq"], "epoch": facts["epoch"], "check": facts["check"], "wait": 20}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pi.ask, "GET", "/api/sync/changes", key, params=asked, headers={"Accept": MEDIA_TYPE})
+        with closing(Keys(pi.pi.data / "pi.db")) as keys:
+            eventually(lambda: any(row["name"] == "poller" and row["last_used_at"] for row in keys.rows()))
+            keys.revoke("poller")
+        pi.pi.sql("INSERT INTO odd VALUES('while it waits', 1)")
+        answer = waiting.result(30)
+    assert answer.status_code == 401 and "while it waits" not in answer.text
 
 
 @pytest.mark.parametrize("let_in", [True, False])

@@ -282,6 +282,31 @@ def test_a_replaced_file_is_noticed_and_written_to(tmp_path):
     assert rows(path, "SELECT pen_number FROM pens") == ["restored"]
 
 
+def test_the_journal_of_the_new_file_is_never_taken_for_that_of_the_old_one(tmp_path):
+    """A file system gives the number of an inode that is free to the next file: here the -wal of whoever opens the new file first."""
+    path = make_farm(tmp_path)
+    (tmp_path / "other").mkdir()
+    replacement = make_farm(tmp_path / "other")
+    writer = Writer(path)
+    writer._open()
+    os.rename(path, path + ".old")
+    os.rename(replacement, path)
+    with pytest.raises(Unavailable, match="was replaced"):
+        writer._present()
+    for end in ("-wal", "-shm"):
+        os.unlink(path + end)
+    with subprocess.Popen(["sqlite3", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        shell.stdin.write("INSERT INTO pens(pen_number, capacity) VALUES('typed', 1); SELECT 'done';\n")
+        shell.stdin.flush()
+        assert shell.stdout.readline() == "done\n"
+        inode = os.stat(path + "-wal").st_ino
+        assert writer._present().execute("SELECT pen_number FROM pens").fetchall() == [("typed",)]
+        assert os.stat(path + "-wal").st_ino == inode
+        shell.communicate(".quit\n", timeout=10)
+    writer._close()
+    assert rows(path, "SELECT pen_number FROM pens") == ["typed"]
+
+
 def test_a_missing_file_is_waited_for_and_never_made_anew(tmp_path):
     path = make_farm(tmp_path)
     with running_writer(path) as writer:

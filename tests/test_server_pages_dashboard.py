@@ -6,16 +6,12 @@ import html
 import re
 from pathlib import Path
 
-import apsw
 import pytest
 from office_farm import make_replica, move_position
 from office_pages import Office, ToldToResync, animals, make_office, walk
 
 from changelog.connection import connect, rows
 from server.clock import utc_text
-from server.office import Office as Parts
-from server.state import SyncState
-from server.tallies import RECOUNT, Tallies
 
 pytestmark = pytest.mark.usefixtures("patience")
 
@@ -144,87 +140,3 @@ def test_replication_is_told_at_a_glance(tmp_path: Path) -> None:
     text = words(office.client().get("/office/").text)
     for shown in ("Following the Pi", "At change", "4 changes behind", "The Pi was heard", "Compared", "no difference"):
         assert shown in text, shown
-
-
-def counted(db: apsw.Connection) -> tuple[dict[str, int], dict[int | None, int]]:
-    statuses = dict(rows(db, "SELECT status, count(*) FROM cattle GROUP BY status"))
-    return statuses, dict(rows(db, "SELECT pen_id, count(*) FROM cattle WHERE status='active' GROUP BY pen_id"))
-
-
-STEPS = (
-    "INSERT INTO cattle(batch_id, cattle_id, pen_id) VALUES(1, 'new', 2)",
-    "UPDATE cattle SET status='sold' WHERE id=2",
-    "UPDATE cattle SET pen_id=2 WHERE id<4",
-    "UPDATE cattle SET weight=3 WHERE id<9",
-    "DELETE FROM cattle WHERE id IN (3, 8)",
-    "INSERT OR REPLACE INTO cattle(id, batch_id, cattle_id, status) VALUES(1, 1, 'other', 'exported')",
-    "UPDATE cattle SET id=900 WHERE id=5",
-    "UPDATE cattle SET status=CAST(x'ff' AS TEXT), pen_id='many' WHERE id=6",
-    "DELETE FROM cattle",
-)
-
-
-def test_counts_move_on_with_the_changelog_and_are_those_of_a_fresh_count(tmp_path: Path) -> None:
-    db = make_replica(tmp_path / "replica.db")
-    tallies, asked = Tallies(SyncState(30.0)), []
-    tallies.of(db)
-    db.set_exec_trace(lambda cursor, sql, bindings: asked.append(sql) is None)
-    for sql in STEPS:
-        with db:
-            db.execute(sql)
-        move_position(db)
-        asked.clear()
-        herd = tallies.of(db)
-        assert not any("GROUP BY" in each for each in asked), "counted anew, not moved on"
-        if "ff" not in sql:
-            assert (herd.statuses, herd.pens) == counted(db)
-        else:
-            assert herd.statuses["\ufffd"] == 1
-    db.close()
-
-
-def test_counts_are_right_again_after_what_the_log_does_not_tell(tmp_path: Path) -> None:
-    db = make_replica(tmp_path / "replica.db")
-    now = [0.0]
-    state = SyncState(30.0)
-    tallies = Tallies(state, lambda: now[0])
-    triggers = rows(db, "SELECT name FROM sqlite_schema WHERE type='trigger'")
-    assert tallies.of(db).animals == 12
-    for (name,) in triggers:
-        db.execute(f'DROP TRIGGER "{name}"')
-    tallies.of(db)
-    db.execute("DELETE FROM cattle WHERE id=1")  # as a repair does
-    assert tallies.of(db).animals == 12
-    state.verified("1 row repaired", utc_text(), True)
-    assert tallies.of(db).animals == 11
-    db.execute("DELETE FROM cattle WHERE id=2")
-    now[0] += RECOUNT + 1
-    assert tallies.of(db).animals == 10
-    db.execute("UPDATE changelog_position SET epoch='another'")
-    db.execute("DELETE FROM cattle WHERE id=3")
-    assert tallies.of(db).animals == 9
-    db.close()
-
-
-def test_a_page_of_an_older_snapshot_has_the_counts_of_that(tmp_path: Path) -> None:
-    db = make_replica(tmp_path / "replica.db")
-    tallies, old = Tallies(SyncState(30.0)), connect(tmp_path / "replica.db", readonly=True)
-    old.execute("BEGIN")
-    assert tallies.of(old).animals == 12
-    with db:
-        db.execute("DELETE FROM cattle WHERE id=1")
-    move_position(db)
-    assert tallies.of(db).animals == 11
-    assert tallies.of(old).animals == 12
-    assert tallies.of(db).animals == 11
-    old.close()
-    db.close()
-
-
-def test_the_office_shares_one_count(office: Office) -> None:
-    parts: Parts = office.app.extensions["office"]
-    client = office.client()
-    client.get("/office/pens")
-    first = parts.tallies._count
-    client.get("/office/cattle")
-    assert parts.tallies._count is first is not None

@@ -16,12 +16,14 @@ import pytest
 from ship_parts import bytes_of, make_bank, restored, txids
 
 from changelog.connection import connect, remove_database
-from changelog.errors import Conflict, Fenced, Unavailable
+from changelog.errors import Conflict, DamagedObject, Fenced, Unavailable
 from changelog.lease import checkpoint_lease
-from changelog.ltx import arrival, fence
+from changelog.ltx import arrival, fence, upload
 from changelog.ltx.check import verify
+from changelog.ltx.compact import SHIPPED_KEPT, compact, retain_shipped
 from changelog.ltx.fence import NOTE
 from changelog.ltx.ship import Shipper
+from changelog.ltx.sign import Complete, last_sign
 from changelog.ltx.staging import Staging
 from changelog.ltx.status import read_status
 from changelog.ltx.store.folder import FolderStore
@@ -46,6 +48,10 @@ class MoodyStore(FolderStore):
         if self.silent:
             raise Unavailable("the answer was lost")
         return taken
+
+    def put_note(self, key: str, content: bytes, if_absent: bool = False) -> bool:
+        self._ask()
+        return super().put_note(key, content, if_absent)
 
     def _ask(self) -> None:
         if self.away:
@@ -318,6 +324,32 @@ def test_a_bucket_that_was_emptied_gets_a_snapshot_and_can_be_restored(trial: Tr
     trial.check()
 
 
+@pytest.mark.parametrize("missing", [True, False])
+def test_what_is_lost_in_the_middle_is_noticed_and_the_newest_state_can_be_restored_again(trial: Trial, missing: bool) -> None:
+    for _ in range(5):
+        trial.commit()
+        trial.ship()
+    lost = trial.folder / "bucket" / "ltx" / "0" / Name(0, 3, 3).file
+    lost.write_bytes(lost.read_bytes()[:-9])
+    if missing:
+        lost.unlink()
+    with pytest.raises(DamagedObject):
+        restored(trial.store, trial.folder / "restored.db")
+    trial.shipper._upkeep.step()
+    trial.shipper._status.write()
+    assert {sample.name: sample.value for metric in metrics(trial.path, 0) for sample in metric.samples}["drover_ship_upkeep_failing"] == 1
+    trial.ship()
+    trial.ship()
+    assert [file.name for file in trial.store.list(9)] == [Name(9, 1, 5)]
+    trial.shipper._upkeep.step()
+    assert trial.shipper._status.status.upkeep == ""
+    trial.commit()
+    trial.ship()
+    trial.crash()
+    trial.db.close()
+    assert restored(trial.store, trial.folder / "restored.db") == bytes_of(trial.path)
+
+
 def test_a_new_bucket_of_somebody_elses_files_is_continued_behind_them(tmp_path: Path, trial: Trial) -> None:
     trial.commit()
     trial.ship()
@@ -375,6 +407,43 @@ def test_later_transactions_of_somebody_else_fence_at_the_next_look(tmp_path: Pa
     trial.shipper.turn()
     with pytest.raises(Fenced, match="has transaction 4"):
         trial.put()
+
+
+def test_a_name_that_compaction_made_free_again_is_not_taken_by_who_does_not_know_of_the_other(tmp_path: Path, trial: Trial) -> None:
+    trial.ship()
+    other = tmp_path / "other"
+    other.mkdir()
+    second = Trial(other, MoodyStore(trial.folder / "bucket"))
+    for _ in range(3):
+        second.commit()
+        second.ship()
+    compact(trial.store, 1)
+    retain_shipped(trial.store, trial.now + SHIPPED_KEPT + 1)
+    assert [file.name.max_txid for file in trial.store.list(0)] == [4]
+    trial.shipper.uploader._checked_at -= SHIPPED_KEPT  # no other's file can have come and gone in less
+    trial.commit()
+    trial.shipper.turn()
+    with pytest.raises(Fenced, match="has transaction 4"):
+        trial.put()
+    second.check()
+
+
+def test_a_name_of_its_own_that_a_power_cut_has_emptied_makes_no_note_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "RENEW", 0.0)
+    first = Trial(tmp_path, LaxStore(tmp_path / "bucket"))
+    first.ship()
+    other = tmp_path / "other"
+    other.mkdir()
+    second = Trial(other, LaxStore(tmp_path / "bucket"))
+    second.crash()
+    (second.shipper._folder / "owner").write_bytes(b"")
+    second.begin()
+    second.shipper.turn()
+    assert not second.shipper.uploader.step()
+    assert names(first) == [1]
+    for trial in (first, second):
+        trial.crash()
+        trial.db.close()
 
 
 def test_a_place_without_conditional_put_has_a_note_and_the_second_one_waits_to_see_whether_it_lives(
@@ -527,6 +596,39 @@ def test_nothing_is_written_while_nothing_moves(trial: Trial) -> None:
     assert {path: path.stat().st_mtime_ns for path in trial.shipper._folder.iterdir()} == before
 
 
+def test_a_shipper_that_has_nothing_to_ship_says_so_in_the_store_and_only_then(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploader = trial.shipper.uploader
+    trial.commit()
+    trial.ship()
+    uploader.sign()
+    assert last_sign(trial.store) is None  # not known yet that nothing came after it
+    trial.now += 100
+    trial.shipper.turn()
+    uploader.sign()
+    assert last_sign(trial.store) is None  # a file has told it just now
+    monkeypatch.setattr(upload, "EVERY", 0.0)
+    uploader.sign()
+    sign = last_sign(trial.store)
+    assert sign == Complete(1, int(trial.now * 1000))
+    trial.now += 100
+    trial.commit()
+    trial.shipper.turn()
+    uploader.sign()
+    trial.shipper.turn()
+    uploader.sign()
+    assert last_sign(trial.store) == sign  # something waits
+    trial.put()
+    trial.shipper.turn()
+    uploader.sign()
+    assert last_sign(trial.store) == Complete(2, int(trial.now * 1000) + 1)
+    trial.shipper.turn()
+    trial.store.away = True
+    with pytest.raises(Unavailable):
+        uploader.sign()
+    trial.store.away = False
+    trial.check()
+
+
 def test_the_metrics_tell_where_it_stands(trial: Trial) -> None:
     trial.commit()
     trial.ship()
@@ -548,6 +650,7 @@ def test_the_metrics_tell_where_it_stands(trial: Trial) -> None:
         "drover_ship_pending_bytes": float(size),
         "drover_ship_errors_total": 1.0,
         "drover_ship_fenced": 0.0,
+        "drover_ship_upkeep_failing": 0.0,
     }
     trial.crash()
     found = {sample.name: sample.value for metric in metrics(trial.path, trial.now) for sample in metric.samples}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from changelog.errors import Conflict, NotFound
+from changelog.errors import Conflict, DamagedObject, NotFound
 from changelog.ltx.codec import Decoder, decode
 from changelog.ltx.fetch import decoded, opened
 from changelog.ltx.merge import merge
@@ -75,9 +75,23 @@ class Compactor:
 def compact(store: Store, level: int, folder: Path | None = None, encoding: Encoding = "block") -> list[Name]:
     """Merge the files of the level below that this level has not yet; returns the names of the new files.
 
-    One, unless there are very many to merge. Raises DamagedObject.
+    One, unless there are very many to merge. Raises DamagedObject for what is missing or damaged, unless it is before a whole database:
+    then it goes on behind that, and the level has a gap.
     """
-    reached = max((file.name.max_txid for file in store.list(level)), default=0)
+    try:
+        return _compacted(store, level, _reached(store, level), folder, encoding)
+    except DamagedObject:
+        whole = _reached(store, SNAPSHOTS)
+        if whole <= _reached(store, level):
+            raise
+        return _compacted(store, level, whole, folder, encoding)
+
+
+def _reached(store: Store, level: int) -> int:
+    return max((file.name.max_txid for file in store.list(level)), default=0)
+
+
+def _compacted(store: Store, level: int, reached: int, folder: Path | None, encoding: Encoding) -> list[Name]:
     inputs = [file for file in store.list(level - 1, reached) if file.name.max_txid > reached]
     made = []
     for first in range(0, len(inputs), MOST_INPUTS):
@@ -99,7 +113,7 @@ def snapshot(store: Store, folder: Path | None = None, encoding: Encoding = "blo
 
 def retain_shipped(store: Store, now: float) -> list[Name]:
     """Delete files of level 0 that are in level 1 and have had their time; the newest stays, because Litestream goes on from it."""
-    merged = max((file.name.max_txid for file in store.list(1)), default=0)
+    merged = _reached(store, 1)
     if not merged:
         return []
     shipped, old = store.list(0), (now - SHIPPED_KEPT) * 1000

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from changelog.connection import write_whole
 from changelog.errors import Fenced
 from changelog.ltx.store.names import LEVELS, Store, Stored
 
@@ -52,7 +53,7 @@ class Fence:
         """From now on nothing is shipped, after a restart neither."""
         self.cause = f"{cause}; {REMEDY}"
         with suppress(OSError):  # on a full disk it is found out again
-            self._mark.write_text(self.cause)
+            write_whole(self._mark, self.cause.encode())
 
     def open(self) -> None:
         """Somebody has decided that it is us who ship."""
@@ -75,7 +76,7 @@ class Fence:
         if self._store.conditional or self._clock() - self._looked_at < RENEW:
             return self._other is None
         found, self._looked_at = self._store.note(NOTE), self._clock()
-        if found is None or self._owner.encode() in found or found == self._other:  # ours, or of one that is gone
+        if found is None or _owner_in(found) == self._owner or found == self._other:  # nobody's, ours, or of one that is gone
             self._write()
             self._other = None
             return True
@@ -90,11 +91,14 @@ class Fence:
 
 
 def _owner(path: Path) -> str:
-    """By what our note is known, made at the first start: whole or not at all, for an empty one would be in every note."""
-    with suppress(FileNotFoundError):
-        if known := path.read_text():
-            return known
-    made, beside = uuid.uuid4().hex, path.with_suffix(".new")
-    beside.write_text(made)
-    beside.replace(path)
-    return made
+    """The name of this side, made at its first start."""
+    if not path.exists() or not path.read_text():
+        write_whole(path, uuid.uuid4().hex.encode())
+    return path.read_text()
+
+
+def _owner_in(note: bytes) -> str | None:
+    try:
+        return str(json.loads(note)["owner"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from changelog.bootstrap import put_in_place
-from changelog.connection import sync_path
+from changelog.connection import sync_path, write_whole
 from changelog.errors import DamagedObject, NotFound
 from changelog.ltx.fetch import decoded, fetched
 from changelog.ltx.header import Header, damaged
@@ -177,14 +177,7 @@ class Mirror:
         logger.debug("mirror advanced txid=%d files=%d", reached, len(files))
 
     def _write(self, holding: Holding) -> None:
-        """The note, whole or not at all, on the disk."""
-        beside = self._note.with_name(f"{self._note.name}.new")
-        with beside.open("wb") as out:
-            out.write(json.dumps(asdict(holding)).encode())
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, self._note)
-        sync_path(self._note.parent)
+        write_whole(self._note, json.dumps(asdict(holding)).encode())
 
 
 def _apply(fd: int, file: BinaryIO, stored: Stored, url: str, *, pages: int, page_size: int) -> Header:

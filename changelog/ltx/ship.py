@@ -22,6 +22,7 @@ from changelog.ltx import rest
 from changelog.ltx.arrival import Arrival
 from changelog.ltx.chain import Chain, StoreAway, chain_in, chain_of
 from changelog.ltx.fence import Fence
+from changelog.ltx.sign import Complete
 from changelog.ltx.staging import Staging, in_words
 from changelog.ltx.status import Status, StatusFile, folder_of, running_lease
 from changelog.ltx.store.names import Store
@@ -64,7 +65,7 @@ class Shipper:
         self._status = StatusFile(path)
         self._status.set(store=store.url)
         self.uploader = Uploader(self.staging, store, self.fence, self._status, clock)
-        self._upkeep = Upkeep(store, folder, lambda: not self.uploader.failure and not self.fence.cause, self._status)
+        self._upkeep = Upkeep(store, folder, self._is_through, self.uploader.ask_whole, self._status)
         self._chain: Chain | None = None
         self._tail: Tail | None = None
         self._left: Tail | None = None  # that of the file which was followed last
@@ -129,8 +130,11 @@ class Shipper:
             self._let_go()
         if self._tail is None and not self._open():
             return RETRY / 4
-        assert self._tail is not None
+        assert self._tail is not None and self._chain is not None
+        now = self._now()
         change = self._tail.change()
+        if change is None and not self.staging.waiting and not self.uploader.hole:
+            self.uploader.complete = Complete(self._chain.txid, now)
         if change or (self.uploader.hole and not self.staging.has_image):
             self._hand_out(change)
         if change:
@@ -290,6 +294,10 @@ class Shipper:
             stopping.wait(pause)
         if self._wake is not None:
             self._wake.wait(IDLE)
+
+    def _is_through(self) -> bool:
+        """Whether the store is ours and takes what it is given."""
+        return not self.uploader.failure and not self.fence.cause
 
     def _tell(self) -> None:
         state, cause = "shipping", ""

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 
 from changelog.errors import DroverError, Fenced
+from changelog.ltx.compact import SHIPPED_KEPT
 from changelog.ltx.fence import Fence
+from changelog.ltx.sign import EVERY, Complete, give_sign
 from changelog.ltx.staging import Staged, Staging
 from changelog.ltx.status import StatusFile
 from changelog.ltx.store.names import SNAPSHOTS, Store
@@ -17,7 +19,7 @@ from changelog.ltx.store.names import SNAPSHOTS, Store
 FIRST_PAUSE = 0.5  # s after the first failure; doubled after each one that follows, and half of it is chance
 LONGEST_PAUSE = 30.0  # s
 IDLE = 1.0  # s between looks when nothing waits
-CHECK = 600.0  # s between two comparisons of the store with what was put there
+CHECK = 0.8 * SHIPPED_KEPT  # s between two comparisons of the store with what was put there: a name that was taken is not free before
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,9 @@ class Uploader:
 
     def __init__(self, staging: Staging, store: Store, fence: Fence, status: StatusFile, clock: Callable[[], float] = time.time) -> None:
         self.failure = ""  # why the store does not take anything just now
-        self.hole = False  # the store lacks transactions before those that wait: only a whole database can be restored from there on
+        self.hole = False  # the store lacks transactions before those that wait, or other ones: only a whole database leads on from there
+        self.complete: Complete | None = None  # what the store may be told of: all was put until then
+        self._signed_at = 0.0  # time.monotonic() of what was put last, a sign or a file
         self._staging, self._store, self._fence, self._status, self._clock = staging, store, fence, status, clock
         self._checked_at = -CHECK  # time.monotonic() of the last comparison; anew after each failure
         self._backoff = Backoff()
@@ -63,6 +67,10 @@ class Uploader:
         if self._thread.is_alive():
             self._thread.join(max(0.1, until - time.monotonic()))
 
+    def ask_whole(self) -> None:
+        """What is in the store leads nowhere: let a whole database follow."""
+        self.hole = True
+
     def step(self, seconds: float = 0.0) -> bool:
         """Put one file, if there is one within so many seconds. False when there was nothing to do. Raises what the store raises."""
         staged = self._staging.next(seconds)
@@ -80,12 +88,21 @@ class Uploader:
         self._done(staged)
         return True
 
+    def sign(self) -> None:
+        """Tell the store that nothing is new, if nothing else has told that we live for some time. Raises what the store raises."""
+        complete = self.complete
+        if complete is None or self._fence.cause or time.monotonic() - self._signed_at < EVERY:
+            return
+        give_sign(self._store, complete)
+        self.complete = None  # said once; the next turn brings a newer one, as long as there are any
+        self._answered()
+
     def _check(self) -> None:
         waiting, newest = self._staging.waiting, self._staging.newest
         assert newest is not None
         first = waiting[0].txid if waiting else newest.txid + 1
-        self.hole = not self._fence.check(first, newest.txid)
-        if self.hole:
+        if not self._fence.check(first, newest.txid):
+            self.ask_whole()
             logger.warning("the store lacks what was put there before, so a whole database follows store=%s", self._store.url)
         self._checked_at = time.monotonic()
 
@@ -101,15 +118,22 @@ class Uploader:
             logger.debug("object shipped txid=%x bytes=%d pages=%d", staged.txid, staged.size, staged.header.commit)
         facts = {"objects": status.objects + 1, "bytes": status.bytes + staged.size}
         self._status.set(**facts, pending_objects=count, pending_bytes=size)
+        self._answered()
+
+    def _answered(self) -> None:
+        """The store has taken something."""
         if self.failure:
-            logger.warning("the store answers again store=%s waiting=%d", self._store.url, count)
+            logger.warning("the store answers again store=%s waiting=%d", self._store.url, len(self._staging.waiting))
         self.failure = ""
+        self._signed_at = time.monotonic()
         self._backoff.reset()
 
     def turn(self, seconds: float) -> bool:
-        """`step`, whatever comes of it; False also when it failed, after a pause."""
+        """`step`, or else a sign, whatever comes of it; False also when it failed, after a pause."""
         try:
-            return self.step(seconds)
+            if self.step(seconds):
+                return True
+            self.sign()
         except Fenced as exc:
             self._fence.close(exc.message)
             logger.error("fenced, nothing is shipped any more: %s", self._fence.cause)

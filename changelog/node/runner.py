@@ -27,6 +27,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from changelog.errors import ConfigError, DroverError
 from changelog.node.server_log import ServerLog
+from changelog.node.tls import ServerTls
 from changelog.node.worker import HELD_LIMIT, PatientWorker
 
 KEEPALIVE = 75  # s that an idle connection is kept
@@ -66,13 +67,12 @@ class Role:
 def serve(role: Role) -> NoReturn:
     """Run `role` until a signal ends it (exit code 0); what prevents the start is one line on stderr and exit code 1."""
     try:
-        if role.certificate is not None:
-            tls_context(role.certificate, role.key)
+        tls = ServerTls(role.certificate, role.key) if role.certificate is not None else None
         listener = listen(role)
     except ConfigError as exc:
         logger.error("%s cannot start: %s", role.name, exc.message)
         sys.exit(1)
-    RoleProcess(role, listener).run()
+    RoleProcess(role, listener, tls).run()
     sys.exit(0)
 
 
@@ -97,26 +97,6 @@ def listen(role: Role) -> socket.socket:
         raise ConfigError(f"{role.bind}:{role.port} {advice}") from exc
 
 
-def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """What the server side of TLS 1.2 and 1.3 needs; raises ConfigError when the files cannot be used."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        for path in (certificate, key):
-            if path is not None:
-                path.open("rb").close()  # load_cert_chain does not say which of the two is missing
-        context.load_cert_chain(certificate, key, password=_refuse_passphrase)
-    except ssl.SSLError as exc:
-        raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: make them again") from exc
-    except OSError as exc:
-        raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}") from exc
-    return context
-
-
-def _refuse_passphrase() -> str:
-    raise ConfigError("the private key has a passphrase, and nobody is there to type it: store it without")
-
-
 class Master(Arbiter):
     """gunicorn's master with the signals that fit one worker: none adds a second one or starts it anew beside the first."""
 
@@ -134,9 +114,10 @@ class Master(Arbiter):
 class RoleProcess(BaseApplication):
     """`role` as gunicorn runs it; the object is copied into the worker by the fork and lives on there."""
 
-    def __init__(self, role: Role, listener: socket.socket) -> None:
+    def __init__(self, role: Role, listener: socket.socket, tls: ServerTls | None = None) -> None:
         self.role = role
         self.listener = listener
+        self.tls = tls  # None: plain http
         self.services: list[Service] = []
         self.started: list[Service] = []
         self.stopping = threading.Event()
@@ -239,5 +220,5 @@ class RoleProcess(BaseApplication):
         os._exit(Arbiter.APP_LOAD_ERROR)
 
     def _ssl_context(self, _conf: Any, _default: Any) -> ssl.SSLContext:
-        assert self.role.certificate is not None
-        return tls_context(self.role.certificate, self.role.key)
+        assert self.tls is not None
+        return self.tls.context()

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from dotenv.parser import parse_stream
-
 from changelog.errors import ConfigError
+from changelog.node.env_file import printable, read_env
 
 DATA_MODE = 0o2770  # of the data folder: the group may do all, and files in it belong to the group
 DATA_UMASK = 0o007  # of our processes: files are 0660
@@ -165,10 +164,10 @@ class Settings:
         Raises ConfigError in one line.
         """
         known = {field.name.upper(): field for field in dataclasses.fields(cls)}
-        filed = _read(env_file)
+        filed = read_env(env_file)
         for key in filed:
             if key not in known and not key.startswith("AWS_"):
-                raise ConfigError(f"{env_file}: unknown setting {_printable(key)}: {_hint(key, known)}")
+                raise ConfigError(f"{env_file}: unknown setting {printable(key)}: {_hint(key, known)}")
         rules = get_type_hints(cls, include_extras=True)
         values: dict[str, Any] = {}
         for key, field in known.items():
@@ -214,6 +213,27 @@ class Settings:
         return self.pi_cert.with_name("pi-key.pem")
 
     @property
+    def next_cert(self) -> Path:
+        """On the Pi: the certificate that is to follow `pi_cert`, announced and not in use yet."""
+        return self.pi_cert.with_name("pi-cert.next.pem")
+
+    @property
+    def next_key(self) -> Path:
+        """The private key of `next_cert`."""
+        return self.pi_cert.with_name("pi-key.next.pem")
+
+    @property
+    def announced_cert(self) -> Path:
+        """On the server: the certificate that the Pi has announced as its next one, trusted beside `pi_cert`."""
+        return self.pi_cert.with_name("pi-cert.announced.pem")
+
+    @property
+    def pi_address(self) -> str:
+        """Host and port of the Pi, as in a URL."""
+        host = f"[{self.remote_pi_host}]" if ":" in self.remote_pi_host else self.remote_pi_host
+        return f"{host}:{self.remote_pi_port}"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """The values that no log may show."""
         fields = (field.name for field in dataclasses.fields(self) if not field.repr)
@@ -221,34 +241,12 @@ class Settings:
         return tuple(value for value in values if value)
 
 
-def _read(env_file: Path) -> dict[str, str]:
-    """The keys and texts of an .env file ({} when there is none); raises ConfigError naming the line that cannot be read."""
-    values: dict[str, str] = {}
-    try:
-        with env_file.open(encoding="utf-8") as stream:
-            bindings = list(parse_stream(stream))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{env_file}: cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8 text'}") from exc
-    for binding in bindings:
-        text = binding.original.string
-        line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
-        if binding.error or (binding.key is not None and binding.value is None):
-            raise ConfigError(f"{env_file}: line {line} cannot be read: write NAME=value, and # before a comment")
-        if binding.key in values:
-            raise ConfigError(f"{env_file}: {_printable(binding.key)} is set twice, again in line {line}: keep one of them")
-        if binding.key is not None:
-            values[binding.key] = binding.value or ""
-    return values
-
-
 def _parsed(source: str, key: str, text: str, parse: Parse, *, secret: bool) -> Any:
     """The value of `text`; raises ConfigError naming where it stands and what is allowed, and showing it unless it is a secret."""
     try:
         return parse(text)
     except ValueError as exc:
-        shown = "***" if secret else _printable(text)
+        shown = "***" if secret else printable(text)
         raise ConfigError(f"{source}: {key}={shown} is not allowed: it takes {exc}") from exc
 
 
@@ -256,11 +254,6 @@ def _hint(key: str, known: Mapping[str, Any]) -> str:
     """What to write instead of an unknown key."""
     near = difflib.get_close_matches(key.upper(), known, n=1)
     return f"did you mean {near[0]}?" if near else ".env.example names all of them"
-
-
-def _printable(text: str) -> str:
-    """`text` on one line and not too long."""
-    return "".join(char if char.isprintable() else "?" for char in text[:80])
 
 
 def prepare_data_dir(settings: Settings) -> None:

@@ -21,8 +21,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from gunicorn import sock as gunicorn_sock  # type: ignore[import-untyped]
-from gunicorn import util
+from gunicorn import util  # type: ignore[import-untyped]
 from gunicorn.http.errors import (  # type: ignore[import-untyped]
     ExpectationFailed,
     InvalidResponseHeader,
@@ -163,12 +162,6 @@ class PatientWorker(ThreadWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.held: dict[Connection, None] = {}  # oldest first
-        self.tls: ssl.SSLContext | None = None
-
-    def init_process(self) -> None:
-        """Make the TLS context once: gunicorn reads the certificate again for every connection."""
-        self.tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
-        super().init_process()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Stop on Ctrl-C as on SIGTERM: gunicorn would drop everything in the middle."""
@@ -184,7 +177,8 @@ class PatientWorker(ThreadWorker):
             return
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SEND_STALL)
-            conn = Connection(self.cfg, client, address, listener.getsockname(), self.tls)
+            tls = self.app.tls.context() if self.app.tls else None  # gunicorn would read the certificate again for every connection
+            conn = Connection(self.cfg, client, address, listener.getsockname(), tls)
         except OSError:
             client.close()
             return

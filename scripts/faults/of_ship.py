@@ -109,7 +109,7 @@ def _until(condition: Callable[[], bool]) -> None:
 def tidy(folder: Path, fault: Fault) -> None:
     """What the upkeep of a bucket does when everything is due: merging, a whole database, deleting what is old."""
     status = StatusFile(folder / "farm.db")
-    upkeep = Upkeep(bucket_of(folder), folder, lambda: True, status)
+    upkeep = Upkeep(bucket_of(folder), folder, lambda: True, lambda: None, status)
     upkeep.compactor.clock = lambda: time.time() + LATER
     fault.begin()
     upkeep.step()

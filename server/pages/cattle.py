@@ -30,7 +30,7 @@ def cattle(db: apsw.Connection) -> str:
         arguments=arguments,
         narrowed=narrowed,
         contains=contains,
-        statuses=office().tallies.of(db).statuses,
+        statuses=office().tallies.herd(db).statuses,
         empty=not page.rows and not one(db, "SELECT 1 FROM cattle LIMIT 1"),
     )
 

@@ -15,7 +15,7 @@ from server.pages.animals import NOBODY, listed_animals
 from server.pages.batches import ORDERS, listed_batches
 from server.pages.cattle import wanted_cattle
 from server.pages.payloads import streams_of, wanted_payloads
-from server.pages.pens import BY_NUMBER, SORTS, by_occupancy, count_animals, pens_of
+from server.pages.pens import BY_NUMBER, SORTS, count_animals, pens_of
 from server.pages.routes import chosen_order, pages, search_text
 from server.paging import Part, page_of_parts
 
@@ -54,7 +54,7 @@ def pens_csv(db: apsw.Connection) -> Response:
     """Likewise the pens, with how many active animals stand in each."""
     sort, descending = chosen_order(SORTS, "number")
     if sort == "occupancy":
-        found = pens_of(db, [row_id for _, row_id in by_occupancy(db, descending)])
+        found = pens_of(db, [row_id for _, row_id in office().tallies.pens_by_occupancy(db, descending)])
     else:
         found = page_of_parts(db, [BY_NUMBER], {}, ascending=not descending, size=2**31).rows
         count_animals(db, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import apsw
@@ -13,11 +14,12 @@ from flask import render_template, request
 from changelog.connection import one
 from changelog.errors import BadRequest
 from server.login import signed_in
+from server.office import office
 from server.pages.bars import HOURS, PICTURE, Hour, bars
 from server.pages.routes import pages, without_blanks
 from server.paging import Page, Row, Stream, page_of_streams, rows_of
+from server.tallies import COUNTED
 
-COUNTED = 999  # payloads, of one status or of one hour
 PAYLOAD_STATES = ("received", "processed", "error")
 SOURCES = ("hxb", "hxe")
 FILTERS = ("status", "source", "batch", "tag", "repeats")
@@ -33,7 +35,8 @@ def payloads(db: apsw.Connection) -> Any:
     chosen = wanted_payloads(request.args)
     page = page_of_streams(db, "SELECT * FROM lora_payload_buffer", streams_of(chosen), request.args)
     _add_animals(db, page)
-    hours = _last_hours(db)
+    this = datetime.now(UTC).replace(minute=0, second=0, microsecond=0, tzinfo=None)
+    hours = hours_of(db, this - timedelta(hours=HOURS - 1))
     return render_template(
         "payloads.html",
         page=page,
@@ -97,19 +100,11 @@ def _add_animals(db: apsw.Connection, page: Page) -> None:
         row.animals = sorted(found.items())
 
 
-def _last_hours(db: apsw.Connection) -> list[Hour]:
-    """How many payloads came in each of the last hours, by status; each hour counted as far as it matters."""
-    this = datetime.now(UTC).replace(minute=0, second=0, microsecond=0, tzinfo=None)
-    hours = []
-    for ago in range(HOURS - 1, -1, -1):
-        begin, end = ((this - timedelta(hours=ago - later)).isoformat() for later in (0, 1))
-        counted = db.execute(
-            """SELECT status, count(*) FROM (SELECT status FROM lora_payload_buffer WHERE received_at>=? AND received_at<? LIMIT ?)
-               GROUP BY status""",
-            (begin, end, COUNTED),
-        )
-        hours.append(Hour(begin, {str(status): int(str(many)) for status, many in counted}))
-    return hours
+def hours_of(db: apsw.Connection, first: datetime) -> list[Hour]:
+    """How many payloads came in each of the HOURS hours from `first` on (UTC, without a zone), by status; as far as it matters."""
+    begins = [(first + timedelta(hours=n)).isoformat() for n in range(HOURS + 1)]
+    spans = list(pairwise(begins))
+    return [Hour(begin, counts) for (begin, _), counts in zip(spans, office().tallies.payloads_of(db, spans), strict=True)]
 
 
 def _some(db: apsw.Connection, status: str) -> int | str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-from typing import Any
 
 import apsw
 from flask import render_template, request, url_for
 
-from changelog.connection import one, rows
+from changelog.connection import one
 from changelog.errors import NotFound
 from server.login import signed_in
 from server.office import office
@@ -28,7 +26,7 @@ def pens(db: apsw.Connection) -> str:
     """The pens, with how many active animals stand in each: by number, or the fullest first."""
     sort, descending = chosen_order(SORTS, "number")
     if sort == "occupancy":
-        page = page_of_sorted(by_occupancy(db, descending), request.args)
+        page = page_of_sorted(office().tallies.pens_by_occupancy(db, descending), request.args)
         page = Page(pens_of(db, [row.id for row in page.rows]), page.back, page.onward)
     else:
         page = page_of_parts(db, [BY_NUMBER], request.args, ascending=not descending)
@@ -62,21 +60,6 @@ def pens_of(db: apsw.Connection, numbers: list[int]) -> list[Row]:
 
 def count_animals(db: apsw.Connection, pens: list[Row]) -> None:
     """Add `animals`, the active ones, to each of these pens."""
-    counts = office().tallies.of(db).pens
+    counts = office().tallies.herd(db).pens
     for each in pens:
         each.animals = counts.get(each.id, 0)
-
-
-def by_occupancy(db: apsw.Connection, descending: bool = True) -> list[tuple[float, int]]:
-    """(place in the order, id) of every pen, in order: the fullest first, or the emptiest; where no capacity is known, last."""
-    counts = office().tallies.of(db).pens
-    sign = -1 if descending else 1
-    return sorted((_occupancy(counts.get(row_id, 0), capacity, sign), row_id) for row_id, capacity in _capacities(db))
-
-
-def _capacities(db: apsw.Connection) -> list[tuple[Any, ...]]:
-    return rows(db, "SELECT id, CASE WHEN typeof(capacity) IN ('integer','real') THEN capacity END FROM pens")
-
-
-def _occupancy(animals: int, capacity: float | None, sign: int) -> float:
-    return sign * animals / capacity if capacity and capacity > 0 else math.inf

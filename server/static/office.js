@@ -3,6 +3,7 @@
 
 import { connection } from "./connection.js";
 import { listen } from "./socket.js";
+import { sendOnce } from "./once.js";
 import { keepTimes } from "./times.js";
 import { refresher } from "./refresh.js";
 
@@ -73,4 +74,5 @@ function follow() {
 }
 
 keepTimes();
+sendOnce();
 if (line) follow();

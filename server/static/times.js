@@ -5,7 +5,7 @@ const TICK = 1000; // ms
 
 const pad = (number) => String(number).padStart(2, "0");
 
-function localTime(at, seconds) {
+export function localTime(at, seconds) {
   const day = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}`;
   return `${day} ${pad(at.getHours())}:${pad(at.getMinutes())}${seconds ? `:${pad(at.getSeconds())}` : ""}`;
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from changelog.errors import BadRequest, ConfigError, DroverError
 from changelog.ltx.store.folder import FolderStore
@@ -30,20 +30,24 @@ def open_store(url: str, endpoint: str = "", region: str = "") -> Store:
     if "://" not in url:
         return FolderStore(Path(url))
     parts = urlsplit(url)
+    if "#" in url:
+        raise BadRequest("in an address # is written %23")
     if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
-            raise BadRequest("a folder is written file:///path")
+        if parts.netloc not in ("", "localhost") or not parts.path.strip("/") or parts.query:
+            raise BadRequest("a folder is written file:///path, and ? in it %3F")
         return FolderStore(Path(unquote(parts.path)))
     if parts.scheme != "s3":
         raise BadRequest(f"{parts.scheme}:// is no store that is known here: s3://bucket/path, file:///path or a path")
     if "@" in parts.netloc:
         raise BadRequest("keys do not belong into an address: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     if unknown := query.keys() - OPTIONS:
         raise BadRequest(f"unknown in the address: {', '.join(sorted(unknown))}; known are {', '.join(sorted(OPTIONS))}")
     if not parts.netloc:
         raise BadRequest("a bucket is written s3://bucket/path")
     endpoint = query.get("endpoint", endpoint)
+    if "@" in urlsplit(endpoint).netloc:
+        raise BadRequest("keys do not belong into an endpoint: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     elsewhere = bool(endpoint or {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} & os.environ.keys())
     path_style = query.get("force-path-style", str(elsewhere)).lower() == "true"
     from changelog.ltx.store.s3 import S3Store
@@ -52,20 +56,29 @@ def open_store(url: str, endpoint: str = "", region: str = "") -> Store:
 
 
 def store_at(bucket: str, path: str, endpoint: str, region: str) -> Store:
-    """The store that the settings LITESTREAM_... name: a bucket, or a folder such as /path or file:///path. Raises ConfigError."""
+    """The store that the settings LITESTREAM_... name: a bucket, or a folder such as /path or file:///path. Raises ConfigError.
+
+    A bucket may be a whole address; `path` goes behind the path in it.
+    """
     if not bucket:
         raise ConfigError("LITESTREAM_BUCKET is empty: set the name of a bucket, or a folder such as file:///mnt/backup")
     if "://" not in bucket and not bucket.startswith(("/", ".", "~")):
         bucket = f"s3://{bucket}"
+    if "://" in bucket:
+        place, question, options = bucket.partition("?")
+        path = quote(path, safe="/%")  # the only way to write a space in a setting is %20
+    else:
+        place, question, options = str(Path(bucket).expanduser()), "", ""
     try:
-        whole = bucket if "://" in bucket else str(Path(bucket).expanduser())
-        return open_store(f"{whole.rstrip('/')}/{path.strip('/')}".rstrip("/"), endpoint, region)
+        return open_store(f"{place.rstrip('/')}/{path.strip('/')}".rstrip("/") + question + options, endpoint, region)
     except DroverError as exc:
         raise ConfigError(f"LITESTREAM_BUCKET: {exc.message}") from exc
 
 
 def s3_client(endpoint: str = "", region: str = "", path_style: bool = False) -> Any:
     """boto3's client: certificates are verified, requests and their repetitions are bounded. Raises BadRequest."""
+    if (bundle := os.environ.get("AWS_CA_BUNDLE")) and not os.access(bundle, os.R_OK):
+        raise BadRequest(f"AWS_CA_BUNDLE names {bundle}, which cannot be read")
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound, SSLError
 
 from changelog.errors import DroverError, Forbidden, NotFound, Unavailable
 from changelog.ltx.store.names import ALL, Name, Stored, Taken, as_text, from_moment, from_text, same_content
@@ -28,10 +28,15 @@ TRIES = 5  # for one object that breaks off, without a byte in between
 PAUSE = 0.2  # s before the second try, doubled for each one after it
 AT_ONCE = 1000  # objects that one request may delete
 PROBE = "drover-probe"
+REMEDIES = {  # for what a server answers
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "AuthorizationHeaderMalformed": "check the region",
+    "PermanentRedirect": "check the region",
+}
 
 
 class S3Store:
-    """Objects under `path` of a bucket. `client` is boto3's; see `client.py`."""
+    """Objects under `path` of a bucket. `client` is boto3's; see `s3_client` of place.py."""
 
     def __init__(self, client: Any, bucket: str, path: str = "") -> None:
         self._client, self._bucket, self._path = client, bucket, path.strip("/")
@@ -248,11 +253,16 @@ class S3Store:
                 raise NotFound(f"there is no bucket {self._bucket}: make it, or correct the name", bucket=self._bucket) from exc
             if status == 404:
                 raise NotFound(f"{what} is not there") from exc
+            remedy = REMEDIES.get(code)
             if status in (401, 403):
-                raise Forbidden(f"{what} may not be used ({code}): check the keys (AWS_ACCESS_KEY_ID ...) and their rights") from exc
-            raise Unavailable(f"{what} cannot be used: the server answers {status} {code}") from exc
+                remedy = remedy or "check the keys (AWS_ACCESS_KEY_ID ...) and their rights"
+                raise Forbidden(f"{what} may not be used ({code}): {remedy}") from exc
+            raise Unavailable(f"{what} cannot be used: the server answers {status} {code}" + (f", {remedy}" if remedy else "")) from exc
         except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as exc:
             raise Forbidden("there is no key for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE") from exc
+        except SSLError as exc:
+            remedy = "name the authority that signed it in AWS_CA_BUNDLE=/path.pem, and the endpoint as the certificate does"
+            raise Unavailable(f"{what} is refused for its certificate ({exc.kwargs['error']}): {remedy}") from exc
         except BotoCoreError as exc:
             raise Unavailable(f"{what} cannot be reached ({type(exc).__name__}): is the endpoint right, and the network there?") from exc
 

@@ -49,7 +49,7 @@ class Weight(OneAnimal):
     title, button, guarded = "Weight of", "Record the weight", False
     fields = (
         Decimal("weight", "Weight in kg", required=True),
-        Moment("recorded_at", "Weighed at (UTC)", "Leave it empty for now, or give day and time, such as 2024-01-15 10:30."),
+        Moment("recorded_at", "Weighed at", "Leave it empty for now, or give day and time, such as 2024-01-15 10:30."),
     )
 
     def load(self, db: apsw.Connection) -> None:

@@ -27,6 +27,7 @@ class Field:
     autocomplete: str = "off"
     suggestions: Sequence[str] = ()
     choices: Sequence[tuple[str, str]] = ()  # of a select: value and what is shown
+    zone: str = ""  # of a time: where no script turns it into the viewer's own
 
     def show(self, value: Any) -> str:
         """The text in which a value stands in the field."""
@@ -82,6 +83,7 @@ class Moment(Field):
     """A time in UTC."""
 
     longest: int = 20
+    zone: str = "UTC"
 
     def parse(self, text: str) -> Any:
         """The time as the tables hold it."""
@@ -94,7 +96,7 @@ class Moment(Field):
                 return datetime.fromisoformat(f"{match[1]}T{match[2]}{match[3] or ':00'}").isoformat()
         except ValueError:
             pass
-        raise ValueError(f"{self.label} must be a day and a time in UTC, such as 2024-01-15 10:30.")
+        raise ValueError(f"{self.label} must be a day and a time, such as 2024-01-15 10:30.")
 
 
 @dataclass(frozen=True)
