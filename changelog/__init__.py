@@ -7,7 +7,7 @@ What a module is for, by subject:
     the primary     reader, primary (snapshots, frames), commits (who has just written), snapshot
     how much stays  retention (trimming), acks (what replicas have), gaps (where a log is not whole)
     the wire        position, values, wire, compression
-    the replica     replay, apply, reshape (DDL), fulltext, bootstrap, pull
+    the replica     replay, apply, reshape (DDL), definitions, guard, fulltext, bootstrap, room, pull
     gone back       rescue/ (what a primary lost and its replica holds: found, kept, played back)
     looking at it   render, audit, doctor; asof/ (what was), verify/ (whether two sides hold the same)
     cli/            `python -m changelog`

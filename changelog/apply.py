@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import apsw
 
-from changelog.errors import Divergence
+from changelog.errors import CannotCapture, Divergence
 from changelog.fulltext import keep_indexes
 from changelog.reshape import reshape
 from changelog.schema import Table, identifier, read_tables, tables_with_triggers
@@ -46,7 +46,7 @@ class Applier:
                         self._apply_ddl(rows[0])
                     else:
                         self._apply_rows(rows, page.raw)
-                except (apsw.Error, TypeError, ValueError, KeyError, OverflowError) as exc:
+                except (apsw.Error, CannotCapture, TypeError, ValueError, KeyError, OverflowError) as exc:
                     if isinstance(exc, STORAGE) and not is_damage(exc):
                         raise  # a full disk, or one that fails, says nothing about the log
                     where = f"seq {rows[0][0]} to {rows[-1][0]}"
@@ -75,6 +75,8 @@ class Applier:
         self._shapes = {}
 
     def _apply_ddl(self, row: Row) -> None:
+        if len(row) != len(FACTS) + 1:
+            raise Divergence(f"seq {row[0]}: a change of the schema has {len(row) - len(FACTS)} values, not one", seq=row[0])
         self.reshaped = True
         reshape(self._db, row[len(FACTS)])
         self._look_at_schema()

@@ -18,6 +18,7 @@ from changelog.asof.lineage import Lineage
 from changelog.connection import connect, one, rows
 from changelog.errors import BadRequest, NotAPrimary
 from changelog.gaps import Gap, gaps_of, trimmed_upto
+from changelog.guard import is_guard
 from changelog.install import is_installed
 from changelog.log import head
 from changelog.primary import Primary
@@ -37,7 +38,8 @@ def is_replica(db: apsw.Connection) -> bool:
     """Whether this file follows a primary. (A primary that was made out of a replica has kept the table of its position.)"""
     if not db.table_exists("main", "changelog_position") or not one(db, "SELECT 1 FROM changelog_position"):
         return False
-    return not any(is_ours("trigger", name) for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type='trigger'"))
+    triggers = rows(db, "SELECT name FROM sqlite_schema WHERE type='trigger'")
+    return not any(is_ours("trigger", name) and not is_guard(name) for (name,) in triggers)
 
 
 class LogFile:

@@ -10,16 +10,22 @@ from pathlib import Path
 import apsw
 
 from changelog.connection import connect, one, remove_journal, rows, sync_path
-from changelog.errors import DamagedFile, NotAPrimary, Stranger
+from changelog.errors import BadRequest, CannotCapture, DamagedFile, NotAPrimary, Stranger
 from changelog.facts import facts_of, keep_facts
-from changelog.install import describe, masks_of
+from changelog.guard import keep_guards, pass_guards
+from changelog.install import describe, masks_of, slot_count
+from changelog.layout import slot_names
 from changelog.position import Position
 from changelog.reader import descends
-from changelog.replay import POSITION_TABLE, move_position
+from changelog.replay import POSITION_TABLE, distrust, move_position
 from changelog.rescue.common import common_seq, nonce_at
 from changelog.rescue.logcopy import copy_log
 from changelog.schema import identifier, is_ours
 from changelog.storage import is_damage
+from changelog.wire import FACTS
+
+LINES_OF_DAMAGE = 10  # looked at; those about pages come first
+LONGEST_LINE = 200  # characters of one, shown
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +33,16 @@ logger = logging.getLogger(__name__)
 def fit_out(incoming: Path, accepted_epoch: str | None) -> Position:
     """Turn a snapshot, a file that nobody else has open, into a replica; returns its position.
 
-    Raises Stranger when `accepted_epoch` is given and this history does not contain it, DamagedFile when the file is no snapshot.
+    Nothing that the file holds is run or believed before it was looked at: it comes from another machine. Raises Stranger when
+    `accepted_epoch` is given and this history does not contain it, DamagedFile when the file is no snapshot, or is damaged.
     """
     db = connect(incoming, scratch=True)
     try:
-        position = Position.of_head(db)
+        pass_guards(db)
+        distrust(db)
+        _check_log(db)
+        _check_pages(db)
+        position = Position.parse(str(Position.of_head(db)))
         if accepted_epoch is not None and not descends(db, accepted_epoch):
             raise Stranger(
                 f"the primary's history (epoch {position.epoch}) does not descend from the one accepted here ({accepted_epoch}): refused."
@@ -42,16 +53,45 @@ def fit_out(incoming: Path, accepted_epoch: str | None) -> Position:
             for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type='trigger'"):
                 if is_ours("trigger", name):  # a replica logs what it is sent, not what happens in it
                     db.execute(f"DROP TRIGGER {identifier(name)}")
+            db.execute("DROP TABLE IF EXISTS changelog_position")
             db.execute(POSITION_TABLE)
+            describe(db, masks_of(db))  # the views by which people read the log are ours, not what somebody sent under their names
             move_position(db, position)
             keep_facts(db, facts_of(db))
+            keep_guards(db)
         db.pragma("journal_mode", "wal")
-    except (apsw.Error, NotAPrimary) as exc:
+    except (apsw.Error, NotAPrimary, BadRequest, CannotCapture, TypeError, ValueError) as exc:
         raise DamagedFile(f"the snapshot is not usable: {exc}") from exc
     finally:
         db.close()
     _settle(incoming)
     return position
+
+
+def _check_log(db: apsw.Connection) -> None:
+    """The log's tables are tables, with the columns that they have with us: a view of that name could be anything."""
+    slots = slot_names(slot_count(db))
+    expected = {
+        "changelog": {*FACTS, *slots},
+        "changelog_cols": {"tbl", "gen", "pos", "col", "pk", "mask"},
+        "changelog_meta": {"name", "value", "seq"},
+        "changelog_stash": {"tbl", "rid", *(name for name in slots if name.startswith("o"))},
+    }
+    for table, columns in expected.items():
+        kinds = rows(db, "SELECT type FROM pragma_table_list WHERE schema='main' AND name=?", (table,))
+        found = rows(db, "SELECT name, hidden FROM pragma_table_xinfo(?)", (table,))
+        if kinds != [("table",)] or {name for name, _ in found} != columns or any(hidden for _, hidden in found):
+            raise DamagedFile(f"the snapshot is not usable: its {table} is not as ours")
+
+
+def _check_pages(db: apsw.Connection) -> None:
+    """Raises DamagedFile where the file is damaged: a Pi whose card fails must not take the good copy with it.
+
+    Rows that break a constraint are the application's affair; the lines about them are not those about pages.
+    """
+    found = [line for (line,) in rows(db, f"PRAGMA quick_check({LINES_OF_DAMAGE})") if line.startswith("***")]
+    if found:
+        raise DamagedFile(f"the snapshot is damaged: {' '.join(found[0].split())[:LONGEST_LINE]}")
 
 
 def carry_over(replica: apsw.Connection, incoming: Path) -> int:
@@ -68,6 +108,7 @@ def carry_over(replica: apsw.Connection, incoming: Path) -> int:
             if first is None or first > last:
                 return 0
             marks = rows(replica, "SELECT name, value, seq FROM changelog_meta WHERE name IN ('trimmed','anchor','gap')")
+            pass_guards(db)
             db.pragma("journal_mode", "memory")  # few pages of the snapshot change: most are new ones
             db.pragma("synchronous", "OFF")
             count = copy_log(replica, db, first, last)
@@ -122,9 +163,10 @@ def copy_over(incoming: Path, live: apsw.Connection) -> bool:
 def put_in_place(incoming: Path, target: Path) -> None:
     """Make `incoming` the file at `target`. No connection of this process may be open there.
 
-    The -wal of the old file goes first: next to the new one it would be played into it.
+    The -wal of the old file goes first, for good: next to the new one it would be played into it, also after a power cut between the two.
     """
     remove_journal(target)
+    sync_path(target.parent)
     os.replace(incoming, target)
     sync_path(target.parent)
 

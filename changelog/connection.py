@@ -24,6 +24,7 @@ from changelog.storage import in_words, is_damage
 
 BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
+WAL_HEADER = 32  # bytes
 JOURNAL = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a file, and finds by its name
 
 Path_ = str | os.PathLike[str]
@@ -161,6 +162,19 @@ def remove_database(path: Path_) -> None:
     """Remove a file that nobody has open, or what a killed process left of one, with all that belongs to it."""
     Path(path).unlink(missing_ok=True)
     remove_journal(path)
+
+
+def sync_file(db: apsw.Connection) -> None:
+    """Bring the database file of an open connection to the disk: what a checkpoint moved into it, whoever made that.
+
+    By SQLite, which knows that a close() of ours would drop its locks. A checkpoint of ours does not do it: it skips what another one has
+    moved. Raises IOError of apsw.
+    """
+    file = apsw.VFSFile("", os.path.realpath(db.filename), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        file.xSync(apsw.SQLITE_SYNC_NORMAL)
+    finally:
+        file.xClose()
 
 
 def sync_path(path: Path_) -> None:

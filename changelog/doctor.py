@@ -16,6 +16,7 @@ from changelog import layout, triggers
 from changelog.audit import is_replica
 from changelog.connection import one, rows
 from changelog.gaps import gaps_of, trimmed_upto
+from changelog.guard import unguarded_tables
 from changelog.install import is_installed, masks_of, schema_moved, slot_count
 from changelog.position import Position
 from changelog.replay import position_of
@@ -46,6 +47,7 @@ def examine(db: apsw.Connection, path: Path) -> Iterator[Finding]:
         yield Finding("changelog", True, "no changelog is installed: nothing is captured", f"python -m changelog install {path}")
     elif is_replica(db):
         yield Finding("role", False, f"a replica, at {position_of(db)}")
+        yield _guards(db)
         yield from _log(db)
     else:
         yield Finding("role", False, f"a primary, at {Position.of_head(db)}")
@@ -55,6 +57,14 @@ def examine(db: apsw.Connection, path: Path) -> Iterator[Finding]:
         yield from check(db)
     yield from _versions()
     yield from _disk(db, path)
+
+
+def _guards(db: apsw.Connection) -> Finding:
+    missing = unguarded_tables(db)
+    if missing:
+        advice = "whatever follows the primary with this file puts them back"
+        return Finding("guards", True, f"without a guard against writes of others than replay: {', '.join(missing)}", advice)
+    return Finding("guards", False, "only replay can write to its tables")
 
 
 def _capture(db: apsw.Connection, path: Path) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from contextlib import closing
 
 import apsw
 
-from changelog.connection import Path_, connect, identity
+from changelog.connection import WAL_HEADER, connect, identity
 from changelog.storage import usable
 
 PIECE = 1 << 20  # bytes that are written anew at a time
@@ -21,46 +21,48 @@ BUSY = 1_000  # ms that it waits for somebody else's transaction: meanwhile noth
 
 
 class DurableWal:
-    """The -wal of the database at `path`, which somebody has open here as long as this is asked. For many threads."""
+    """The -wal of a database that somebody has open here, by the same name each time that this is asked. For many threads."""
 
-    def __init__(self, path: Path_) -> None:
-        self._path, self._wal = path, f"{os.fspath(path)}-wal"
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._fd: int | None = None
         self._file: tuple[int, int] | None = None
         self._doubtful = False
 
-    def sync(self) -> None:
+    def sync(self, db: apsw.Connection) -> bytes:
         """Bring it to the disk, whoever wrote it and with whatever `synchronous`: what is served must survive a power cut.
 
-        Raises Unavailable where the disk does not confirm it.
+        Returns its header, which is another one whenever a -wal was begun anew, or b"" where nothing is in it. Raises Unavailable where the
+        disk does not confirm it.
         """
-        with self._lock, usable(self._wal):
-            self._open()
+        with self._lock, usable(db.filename_wal):
+            self._open(db.filename_wal)
             if self._fd is None:
-                return  # nothing is in a -wal that does not exist: the file itself was synced by the checkpoint that emptied it
+                return b""
+            header = os.pread(self._fd, WAL_HEADER, 0)  # before: who begins it anew meanwhile is seen the next time
             if not self._doubtful:
                 self._doubtful = True  # until it is confirmed
                 os.fdatasync(self._fd)
             else:
-                with closing(connect(self._path, patience=BUSY)) as db, db:
-                    rewrite_wal(db)
+                with closing(connect(db.filename, patience=BUSY)) as writer, writer:
+                    rewrite_wal(writer)
             self._doubtful = False
+            return header
 
     def close(self) -> None:
         """Close it."""
         with self._lock:
             self._leave()
 
-    def _open(self) -> None:
+    def _open(self, wal: str) -> None:
         """The file that has the name now: it is another one after the last connection closed, and after a new database came."""
-        file = identity(self._wal)
+        file = identity(wal)
         if file == self._file:
             return
         self._leave()
         if file is not None:
             try:
-                self._fd = os.open(self._wal, os.O_RDONLY)
+                self._fd = os.open(wal, os.O_RDONLY)
             except FileNotFoundError:
                 return
             facts = os.fstat(self._fd)

@@ -14,7 +14,7 @@ import apsw
 from changelog.connection import one
 from changelog.errors import BadRequest, NotAPrimary
 
-_TEXT = re.compile(r"([0-9a-f]{32})/(\d{1,19})/(\d{1,19})")
+_TEXT = re.compile(r"([0-9a-f]{32})/(\d{1,19})/(\d{1,19})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

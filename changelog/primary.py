@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 
 from changelog.commits import CommitWatcher
-from changelog.connection import Path_, connect, identity
+from changelog.connection import Path_, connect, identity, sync_file, sync_path
 from changelog.durable import DurableWal
 from changelog.errors import Unavailable
 from changelog.install import in_wal_mode, schema_moved
@@ -18,6 +18,7 @@ from changelog.log import head
 from changelog.position import Position
 from changelog.reader import READ_ROWS, check_position, frame_header, read_log
 from changelog.reconcile import reconcile
+from changelog.storage import usable
 from changelog.values import Value
 from changelog.wire import Header, encode_frame
 
@@ -40,10 +41,11 @@ class Primary:
         self, path: Path_, reconcile: Callable[[], object] | None = None, opened: Callable[[], tuple[int, int] | None] | None = None
     ) -> None:
         self.path = Path(path)
-        self._wal = DurableWal(path)
+        self._wal = DurableWal()
         self._opened = opened
         self._reconcile = reconcile or self._reconcile_here
         self._quiet_since: tuple[tuple[int, int] | None, int] | None = None  # file and head when the schema was last as we knew it
+        self._synced = b""  # the header of the -wal when all that was not in it was last synced
         self._lock = threading.Condition()
         self._idle: list[tuple[tuple[int, int] | None, apsw.Connection]] = []
         self._lent = 0
@@ -62,7 +64,7 @@ class Primary:
                 db.execute("BEGIN")
                 if not schema_moved(db) and in_wal_mode(db):
                     # After the snapshot is taken: what is served must survive a power cut, whoever wrote it, however carelessly.
-                    self._wal.sync()
+                    self._sync(db)
                     self._quiet_since = file, head(db)
                     yield db
                     return
@@ -119,6 +121,18 @@ class Primary:
         for _, db in idle:
             db.close()
         self._wal.close()
+
+    def _sync(self, db: apsw.Connection) -> None:
+        """Bring what this snapshot reads to the disk: the -wal, and what is not in it any more, once for each -wal that is begun.
+
+        A checkpoint of a program that syncs nothing leaves its pages to chance, and a -wal that such a program made has no certain name.
+        """
+        header = self._wal.sync(db)
+        if not header or header != self._synced:
+            with usable(self.path):
+                sync_file(db)
+                sync_path(Path(db.filename_wal).parent)
+            self._synced = header
 
     def _reconcile_here(self) -> None:
         file, seq = self._quiet_since or (None, 0)

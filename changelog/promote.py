@@ -16,6 +16,7 @@ import apsw
 from changelog.bootstrap import put_in_place
 from changelog.connection import JOURNAL, connect, identity, one, remove_database, remove_journal, rows, sync_path
 from changelog.errors import Conflict, DamagedFile, DroverError, Unavailable
+from changelog.guard import drop_guards
 from changelog.install import begin_epoch, is_installed
 from changelog.position import Position
 from changelog.schema import identifier, is_ours
@@ -78,6 +79,7 @@ def replacing(target: Path, aside: str, force: bool) -> Iterator[Path]:
 
 def _remove_what_is_local(db: apsw.Connection) -> None:
     """What only a replica has, in a transaction: its position goes with the new epoch."""
+    drop_guards(db)
     for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type='index' AND sql IS NOT NULL"):
         if is_ours("index", name):
             db.execute(f"DROP INDEX {identifier(name)}")

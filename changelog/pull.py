@@ -17,6 +17,7 @@ from changelog.audit import is_replica
 from changelog.bootstrap import carry_over, copy_over, empty_wal, fit_out, put_in_place
 from changelog.connection import connect, remove_database
 from changelog.errors import BadRequest, Conflict, DamagedFile, Divergence, HistoryTrimmed, NotFound, PositionMismatch, Stranger
+from changelog.guard import keep_guards
 from changelog.position import Position, ancestors_of, epoch_of
 from changelog.primary import Primary
 from changelog.replay import checkpoint, connect_replica, position_of, replay
@@ -133,6 +134,8 @@ def _advance(source: Source, target: Path, before: Position) -> Position:
     db = connect_replica(target)
     try:
         position = source.replay_onto(db, before)
+        with db:
+            keep_guards(db)  # of a replica that was made before there were any
         checkpoint(db)
         return position
     finally:

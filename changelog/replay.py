@@ -19,6 +19,7 @@ from changelog.connection import Path_, connect
 from changelog.durable import rewrite_wal
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.facts import follow_facts
+from changelog.guard import pass_guards
 from changelog.position import Position
 from changelog.schema import committed_schema_hash, identifier, read_tables, schema_hash
 from changelog.storage import usable
@@ -41,7 +42,8 @@ def connect_replica(path: Path_) -> apsw.Connection:
     What it holds is on the disk: a process that was killed may have left a commit in the -wal that it had not confirmed.
     """
     db = connect(path)  # its checkpoints are made by `checkpoint`, when nobody waits for a commit
-    db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # what the primary's triggers did is in the log already
+    pass_guards(db)  # and the application's triggers: what they did on the primary is in the log already
+    distrust(db)
     db.pragma("ignore_check_constraints", True)  # somebody on the primary may have
     db.pragma("cache_size", -CACHE_KIB)
     db.pragma("journal_size_limit", 0)  # else a -wal stays as long as it ever was, and its size says nothing about what waits in it
@@ -54,6 +56,12 @@ def connect_replica(path: Path_) -> apsw.Connection:
         db.close()
         raise
     return db
+
+
+def distrust(db: apsw.Connection) -> None:
+    """What the schema of this file runs (generated columns, expressions of indexes) may call nothing that has an effect outside."""
+    db.pragma("trusted_schema", False)
+    db.pragma("cell_size_check", True)
 
 
 def checkpoint(db: apsw.Connection) -> None:
@@ -96,13 +104,19 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
         applier = Applier(db, log_only=contents is not None)
         last = applier.apply(pages)
         if contents is not None:
-            _fill_tables(db, contents)
+            try:
+                _fill_tables(db, contents)
+            except (apsw.SQLError, apsw.ConstraintError, apsw.MismatchError, TypeError, ValueError, KeyError, OverflowError) as exc:
+                raise Divergence(f"the export does not fit the tables here: {type(exc).__name__}: {exc}") from exc
         reached = (last[0], last[2]) if last else (header.after, header.check)
         if reached != (header.upto, header.upto_check):
             raise BrokenFrame(f"the frame ends at seq {reached[0]}, which is not its upto {header.upto}")
         if header.schema not in (None, schema_hash(db) if applier.reshaped else committed_schema_hash(db)):
             raise Divergence("the schema of the replica is not that of the primary")
-        follow_facts(db, vars(header))
+        try:
+            follow_facts(db, vars(header))
+        except apsw.SQLError as exc:  # a counter of a table that has none
+            raise Divergence(f"the counters of the primary do not fit here: {exc}") from exc
         if last is not None:
             move_position(db, header.end)
     return header.end

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from changelog.errors import BrokenFrame, DroverError, Unavailable
 from changelog.position import Position
+from changelog.room import Room
 from changelog.wire import (
     CHUNK_BYTES,
     MAX_LINE_BYTES,
@@ -35,7 +36,7 @@ class Staging:
 
     def __init__(self, path: Path) -> None:
         """`path` is where the file is made; what is there is gone on with."""
-        self._path = path
+        self._path, self._room = path, Room(path.absolute().parent)
         self.header: Header | None = None
         self.reached: Position | None = None
         self.whole = False
@@ -63,7 +64,7 @@ class Staging:
         elif (header.start, header.end) != (self.reached, self.header.end):
             raise BrokenFrame(f"what came does not go on after seq {self.reached.seq}")
         try:
-            self._take(pieces, self.header, arrived)
+            self._take(pieces, self.header, header.upto - header.after, arrived)
         except BaseException:
             self._spill()
             raise
@@ -95,7 +96,9 @@ class Staging:
         self.header = self.reached = self._file = None
         self.whole, self._held, self._size = False, [], 0
 
-    def _take(self, pieces: Iterable[bytes], header: Header, arrived: Callable[[int], object]) -> None:
+    def _take(self, pieces: Iterable[bytes], header: Header, count: int, arrived: Callable[[int], object]) -> None:
+        """`count`: how many rows the answer is to have."""
+        end = None
         for piece in pieces:
             rows, end = split_end(piece)
             if rows:
@@ -106,8 +109,10 @@ class Staging:
                 before, self.reached = self.reached.seq, Position(header.epoch, seq, nonce)
                 arrived(seq - before)
             if end is not None:
+                if end != {"count": count, "upto": header.upto}:
+                    raise BrokenFrame("the end of the frame says something else than its beginning")
                 break
-        if self.reached != header.end:
+        if self.reached != header.end or end is None:
             raise BrokenFrame(f"the frame breaks off after seq {self.reached.seq if self.reached else header.after}")
         self._append(encode_end(header.upto - header.after, header.upto).encode() + b"\n")
         self.whole = True
@@ -131,6 +136,11 @@ class Staging:
 
     def _write(self, lines: bytes) -> None:
         assert self._file is not None
+        try:
+            self._room.take(len(lines))
+        except Unavailable:
+            self.discard()
+            raise
         try:
             self._file.seek(0, os.SEEK_END)
             self._file.write(lines)

@@ -125,13 +125,13 @@ def split_end(piece: bytes) -> tuple[bytes, Any]:
     """A piece of whole lines as the rows in it, and the end of the frame if that is in it, else None."""
     last = piece.rfind(b"\n", 0, -1) + 1
     if piece.startswith(b"{", last):  # a row is an array, the end an object
-        return piece[:last], _parse(piece[last:])
+        return piece[:last], parse_json(piece[last:])
     return piece, None
 
 
 def last_row(rows: bytes) -> tuple[int, int]:
     """The seq and the nonce of the last of these lines. Raises BrokenFrame where that is no row."""
-    row = _parse(rows[rows.rfind(b"\n", 0, -1) + 1 :])
+    row = parse_json(rows[rows.rfind(b"\n", 0, -1) + 1 :])
     if not isinstance(row, list) or len(row) < len(FACTS) or not {type(row[0]), type(row[2])} <= {int}:
         raise BrokenFrame("a line is no row")
     return row[0], row[2]
@@ -158,7 +158,7 @@ def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _decode_header(line: bytes) -> Header:
-    facts = _parse(line)
+    facts = parse_json(line)
     if not isinstance(facts, dict) or "protocol" not in facts:
         raise BrokenFrame("the frame does not begin with a header")
     if facts.pop("protocol") != PROTOCOL:
@@ -196,7 +196,7 @@ def _decode_rows(header: Header, pieces: Iterator[bytes]) -> Iterator[Page]:
             raise BrokenFrame("there is something behind the end of the frame")
         body, end = split_end(piece)
         if body:
-            rows = _parse(b"[" + body[:-1].replace(b"\n", b",") + b"]")
+            rows = parse_json(b"[" + body[:-1].replace(b"\n", b",") + b"]")
             ddl = _check_rows(rows, seq, header)
             if b'{"' in body or b"true" in body or b"false" in body:  # envelopes, and what no encoder of ours writes
                 rows = [[decode_value(v) for v in row] for row in rows]
@@ -231,7 +231,8 @@ def _check_facts(rows: list[Row], types: tuple[set[type], ...], seq: int) -> Non
         raise BrokenFrame(f"a row after seq {seq} has an op that is not known")
 
 
-def _parse(text: bytes) -> Any:
+def parse_json(text: bytes) -> Any:
+    """What the other side means by this text. Raises BrokenFrame."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from flask import Flask
 
 from changelog.acks import Acks
+from changelog.node.openapi import add_description
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
 from changelog.primary import Primary
-from pi import ingest, pairing, probes, renewal, sync, verify_api, write_api
+from pi import ingest, openapi, pairing, probes, renewal, sync, verify_api, write_api
 from pi.keys import Keys
 from pi.measures import Measures
 from pi.repeats import Repeats
@@ -30,4 +31,5 @@ def create_app(settings: Settings, writer: Writer, primary: Primary, keys: Keys,
     app.register_blueprint(ingest.blueprint(settings, writer, keys))
     app.register_blueprint(write_api.blueprint(writer, keys, Repeats(settings.pi_db)))
     app.register_blueprint(probes.blueprint(settings, writer, keys, measures))
+    add_description(app, openapi.PATH, openapi.described())
     return app

@@ -26,6 +26,7 @@ _TEXTS = (
     "raw_payload", "source_type", "batch_number", "lf_tag", "uhf_tag", "status", "error_message",
     "received_at", "processed_at", "created_at", "updated_at",
 )  # fmt: skip
+PAYLOAD_COLUMNS = (*_NUMBERS, *_TEXTS)
 # As bytes: what a shell wrote need not be UTF-8.
 _LIST = f"""SELECT {", ".join(_NUMBERS)}, {", ".join(f"CAST({name} AS BLOB)" for name in _TEXTS)}
   FROM lora_payload_buffer WHERE ?1 IS NULL OR status=?1 ORDER BY id DESC LIMIT ?2 OFFSET ?3"""
@@ -109,4 +110,4 @@ def _sender(settings: Settings, keys: Keys) -> str:
 def _shown(row: tuple[Any, ...]) -> dict[str, Any]:
     """A payload's row as JSON values."""
     values = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in row)
-    return dict(zip(_NUMBERS + _TEXTS, values, strict=True))
+    return dict(zip(PAYLOAD_COLUMNS, values, strict=True))

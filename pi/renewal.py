@@ -15,7 +15,7 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from changelog.acks import read_acks
 from changelog.connection import connect, rows
-from changelog.errors import BadRequest, ConfigError
+from changelog.errors import BadRequest, ConfigError, NotFound
 from changelog.node.access import json_body
 from changelog.node.certificates import ANNOUNCED
 from changelog.node.settings import Settings
@@ -83,6 +83,11 @@ def certificates(settings: Settings) -> Certificates:
 def blueprint(settings: Settings, keys: Keys) -> Blueprint:
     """GET and POST /api/sync/certificate: the next certificate, and that a replica trusts it."""
     routes = Blueprint("renewal", __name__, url_prefix="/api/sync")
+
+    @routes.before_request
+    def check_tls() -> None:
+        if not settings.pi_tls:
+            raise NotFound("this Pi serves plain http (PI_TLS=False): it has no certificate")
 
     @routes.get("/certificate")
     @keys.require("replica")

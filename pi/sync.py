@@ -57,11 +57,12 @@ def blueprint(primary: Primary, keys: Keys, acks: Acks, folder: Path) -> Bluepri
         if "since" in request.args:
             raise BadRequest("timestamps lose changes: instead of since=TIME ask after=SEQ, the `next` of the reply before (0 at first)")
         after = int_argument(request.args, "after", 0, 0, 2**63 - 1)
+        replica_id, upto_check = _replica_id(), _upto_check()
         if MEDIA_TYPE in request.headers.get("Accept", ""):
             position = _position(after)
-            _acknowledge(acks, position)  # before waiting: what is known of a replica is known as soon as it says it
+            _acknowledge(acks, replica_id, position)  # before waiting: what is known of a replica is known as soon as it says it
             _wait_for_change(primary, after, keys)
-            return _frame(primary, position)
+            return _frame(primary, position, upto_check)
         _wait_for_change(primary, after, keys)
         return _json(_changes(primary, after))
 
@@ -69,8 +70,9 @@ def blueprint(primary: Primary, keys: Keys, acks: Acks, folder: Path) -> Bluepri
     @keys.require("replica")
     def full_export() -> Response:
         _refuse_stranger(primary)
+        replica_id = _replica_id()
         snapshot = snapshots.newest(_wanted_digest())
-        if replica_id := _replica_id():
+        if replica_id:
             acks.handed_out(replica_id, g.key.name, snapshot.position)
         if SQLITE_MEDIA_TYPE in request.headers.get("Accept", ""):
             return _file(snapshot)
@@ -110,31 +112,37 @@ def _wait_for_change(primary: Primary, after: int, keys: Keys) -> None:
         keys.admit("replica")
 
 
+def _upto_check() -> int | None:
+    return int_argument(request.args, "upto_check", 0, 0, 2**63 - 1) if "upto_check" in request.args else None
+
+
 def _replica_id() -> str:
-    return request.headers.get("X-Replica-Id", "")[:LONGEST_ID]
+    """Which replica asks, if it says so. Raises BadRequest: of two long names the same part must not become one replica."""
+    name = request.headers.get("X-Replica-Id", "")
+    if len(name) > LONGEST_ID:
+        raise BadRequest(f"X-Replica-Id may have {LONGEST_ID} characters")
+    return name
 
 
 def _position(after: int) -> Position:
     """The position that a replica asks after."""
     if "epoch" not in request.args or "check" not in request.args:
-        raise BadRequest(f"{MEDIA_TYPE} needs epoch and check, the position's other two parts")
+        raise BadRequest(f"epoch and check go together, as the position's other two parts; {MEDIA_TYPE} needs them")
     return Position.parse(f"{request.args['epoch']}/{after}/{request.args['check']}")
 
 
-def _acknowledge(acks: Acks, asked: Position) -> None:
+def _acknowledge(acks: Acks, replica_id: str, asked: Position) -> None:
     """Remember how far the replica is. What it asks after is what it has, unless it says what that is: it may fetch pages ahead."""
-    replica_id = _replica_id()
     if replica_id:
         with suppress(BadRequest):
             asked = Position.parse(request.headers.get("X-Replica-Position", ""))
         acks.acknowledge(replica_id, g.key.name, asked)
 
 
-def _frame(primary: Primary, position: Position) -> Response:
+def _frame(primary: Primary, position: Position, upto_check: int | None) -> Response:
     """The log as a replica wants it."""
     upto = int_argument(request.args, "upto", 0, 0, 2**63 - 1) or None
     limit = int_argument(request.args, "limit", 0, 1, MAX_PAGE) if "limit" in request.args else None
-    upto_check = int_argument(request.args, "upto_check", 0, 0, 2**63 - 1) if "upto_check" in request.args else None
     header, chunks = primary.encoded_frame(position, upto, limit, upto_check)
     encoding = choose(request.headers.get("Accept-Encoding", ""))
     headers = {"Content-Encoding": encoding, "Vary": "Accept, Accept-Encoding"} if encoding != "identity" else {"Vary": "Accept"}
@@ -149,8 +157,8 @@ def _changes(primary: Primary, after: int) -> dict[str, Any]:
     limit = int_argument(request.args, "limit", LIMIT, 1, MAX_LIMIT)
     with primary.snapshot() as db:
         head, oldest = Position.of_head(db), one(db, "SELECT min(seq) FROM changelog")
-        if "epoch" in request.args:
-            check_position(db, Position.parse(f"{request.args['epoch']}/{after}/{request.args.get('check', '')}"))
+        if "epoch" in request.args or "check" in request.args:
+            check_position(db, _position(after))
         elif after > head.seq:
             raise PositionMismatch(f"seq {after} is past the head, which is {head.seq}", epoch=head.epoch, head=head.seq, oldest=oldest)
         elif after < oldest - 1:

@@ -47,11 +47,11 @@ def blueprint(primary: Primary, keys: Keys) -> Blueprint:
     @routes.get("/digest")
     @keys.require("replica")
     def digest() -> Response:
+        ranges = int_argument(request.args, "ranges", 1, 1, answers.MOST_PARTS)
+        log_from = int_argument(request.args, "log_from", 0, 0, 2**63 - 1)
         if "ranges" not in request.args:
             with snapshot() as db:
                 return _json(_whole_tables(db))
-        ranges = int_argument(request.args, "ranges", 1, 1, answers.MOST_PARTS)
-        log_from = int_argument(request.args, "log_from", 0, 0, 2**63 - 1)
         with snapshot() as db:
             return _json(answers.digests(db, ranges, log_from))
 

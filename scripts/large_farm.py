@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from cutting_proxy import Behaviour, CuttingProxy  # noqa: E402  # of tests
-from farm_processes import Farm, PageWatch, Role, Seed, shell  # noqa: E402  # of tests
+from farm_processes import USER, Farm, PageWatch, Role, Seed, shell  # noqa: E402  # of tests
 from office_farm import free_port  # noqa: E402
 
 from changelog.connection import connect, one  # noqa: E402
 from changelog.install import is_installed, uninstall  # noqa: E402
 from changelog.verify.digest import digest_tables  # noqa: E402
 
-__all__ = ["Behaviour", "CuttingProxy", "Farm", "free_port", "shell"]
+__all__ = ["USER", "Behaviour", "CuttingProxy", "Farm", "free_port", "shell"]
 
 IN_A_BATCH = 100  # animals
 PAGES = ("/office/batches", "/office/batches/1", "/office/payloads")

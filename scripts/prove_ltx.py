@@ -311,6 +311,22 @@ def race(stock: Litestream, url: str, right: bytes, folder: Path, runs: int) -> 
     Returns the smaller of the two ratios of whole processes, by the clock and in CPU time, which a busy machine disturbs less; 9 where a
     result is wrong.
     """
+    try:
+        times = race_times(stock, url, right, folder, runs)
+    except AssertionError as exc:
+        print(f"   {exc}")
+        return 9.0
+    medians = {who: [statistics.median(column) for column in zip(*found, strict=True)] for who, found in times.items()}
+    shown = ", ".join(f"{who} {wall:.2f} s ({cpu:.2f} of CPU)" for who, (wall, cpu) in medians.items())
+    ratios = [a / b for a, b in zip(medians["ours"], medians["Litestream"], strict=True)]
+    inside = medians["ours without a start"][0] / medians["Litestream"][0]
+    print(f"   {url.partition('?')[0]}: {shown}")
+    print(f"      ours takes {ratios[0]:.2f} of Litestream's time, {ratios[1]:.2f} of its CPU; without the start of a process {inside:.2f}")
+    return min(ratios)
+
+
+def race_times(stock: Litestream, url: str, right: bytes, folder: Path, runs: int) -> dict[str, list[tuple[float, float]]]:
+    """The seconds by the clock and of CPU of each run, by who ran. Raises AssertionError where a result is not `right`."""
     ours, theirs = folder / "ours.db", folder / "theirs.db"
     address = url if "://" in url else f"file://{url}"
     command = [sys.executable, "-m", "changelog", "ltx", "restore", url, str(ours)]
@@ -327,15 +343,8 @@ def race(stock: Litestream, url: str, right: bytes, folder: Path, runs: int) -> 
             run()
             times[who].append((time.perf_counter() - begin, cpu_time() - used))
             if (theirs if who == "Litestream" else ours).read_bytes() != right:
-                print(f"   {who}: WRONG")
-                return 9.0
-    medians = {who: [statistics.median(column) for column in zip(*found, strict=True)] for who, found in times.items()}
-    shown = ", ".join(f"{who} {wall:.2f} s ({cpu:.2f} of CPU)" for who, (wall, cpu) in medians.items())
-    ratios = [a / b for a, b in zip(medians["ours"], medians["Litestream"], strict=True)]
-    inside = medians["ours without a start"][0] / medians["Litestream"][0]
-    print(f"   {url.partition('?')[0]}: {shown}")
-    print(f"      ours takes {ratios[0]:.2f} of Litestream's time, {ratios[1]:.2f} of its CPU; without the start of a process {inside:.2f}")
-    return min(ratios)
+                raise AssertionError(f"{who}: WRONG")
+    return times
 
 
 def cpu_time() -> float:

@@ -158,15 +158,21 @@ class Asker:
         return statistics.median(seconds) * 1000, sorted(seconds)[int(rounds * 0.99)] * 1000, len(body)
 
 
+def list_pages(office: Office) -> dict[str, str]:
+    """Name: address of each list, and of the last pages."""
+    client, found = office.client(), dict(LISTS)
+    for name, other in LAST.items():
+        found[f"{name}, last page"] = last_page(client, LISTS[name], other)
+    top = animals(client.get("/office/cattle").text)[0]
+    for name in UNKNOWN:
+        found[f"{name}, last page"] = f"{LISTS[name]}&onward=1~{top - 100}"
+    return found
+
+
 def pages_of(office: Office) -> dict[str, tuple[str, bool]]:
     """Name: address of each page, and whether it is a list."""
     client = office.client()
-    found = {name: (address, True) for name, address in LISTS.items()}
-    for name, other in LAST.items():
-        found[f"{name}, last page"] = (last_page(client, LISTS[name], other), True)
-    top = animals(client.get("/office/cattle").text)[0]
-    for name in UNKNOWN:
-        found[f"{name}, last page"] = (f"{LISTS[name]}&onward=1~{top - 100}", True)
+    found = {name: (address, True) for name, address in list_pages(office).items()}
     for name, address in OTHERS.items():
         place = link_in(client.get(address.partition("?")[0]).text, "next") if address.endswith("onward=") else None
         found[name] = (address if place is None else f"{address.partition('?')[0]}{place.partition('#')[0]}", False)
@@ -192,12 +198,19 @@ def office_of(folder: Path, cattle: int, pens: int) -> Iterator[Office]:
     yield make_office(folder)
 
 
+@contextmanager
+def signed_in(address: str, user: str, password: str) -> Iterator[requests.Session]:
+    """A browser on that server."""
+    with requests.Session() as browser:
+        form = browser.get(f"{address}/office/login", timeout=30).text
+        browser.post(f"{address}/office/login", data={"username": user, "password": password, "csrf_token": token_in(form)}, timeout=30)
+        yield browser
+
+
 def through_gunicorn(folder: Path) -> list[str]:
     """Ask the real server for each list once; what was wrong."""
     wrong = []
-    with running_server(folder) as address, requests.Session() as browser:
-        form = browser.get(f"{address}/office/login", timeout=30).text
-        browser.post(f"{address}/office/login", data={"username": "admin", "password": PASSWORD, "csrf_token": token_in(form)}, timeout=30)
+    with running_server(folder) as address, signed_in(address, "admin", PASSWORD) as browser:
         for path in (*LISTS.values(), "/office/", "/office/cattle/5", "/office/cattle.csv?q=LF0000012"):
             answer = browser.get(address + path, timeout=60)
             told = answer.headers.get("Content-Encoding", "")

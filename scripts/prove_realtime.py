@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,8 @@ def measure_peer(program: Path, folder: Path, interval: str | None, name: str, c
                 return measure(name, commits, writer, Observer(database, copy, head=head), lambda: next(arrived) == one(db, head))
 
 
-def prove(farm: Farm, commits: int, target: tuple[float, float]) -> list[str]:
-    """All writers, one after the other."""
+def opened_writers(farm: Farm) -> dict[str, AbstractContextManager[Callable[[int], None]]]:
+    """Start both sides, and wait until the socket is up; then those who write, to be opened one after the other."""
     added = farm.pi.command("key", "add", "program", "--role", "writer")
     key = added.stdout.strip()
     farm.server.settings["DB_SYNC_INTERVAL"] = SHIPPED_INTERVAL
@@ -219,14 +219,18 @@ def prove(farm: Farm, commits: int, target: tuple[float, float]) -> list[str]:
     wait_for(lambda: farm.status()["push"], 10, "the socket")
     time.sleep(2.5)  # the long poll of before ends
     database = str(farm.pi.database)
-    writers = {
+    return {
         "POST /api/lora/receive": own_writer(farm, "/api/lora/receive", lambda n: {"payload": f"hxb:RT{n % 9}:LF{n}:UHF{n}"}),
         "POST /api/pens": own_writer(farm, "/api/pens", lambda n: {"pen_number": f"P{n}", "capacity": 1}, key),
         "the sqlite3 shell": typed(["sqlite3", "-bail", "-cmd", ".timeout 8000", database], "S"),
         "a foreign program at FULL": typed([sys.executable, "-u", "-c", FOREIGN, database], "F"),
     }
+
+
+def prove(farm: Farm, commits: int, target: tuple[float, float]) -> list[str]:
+    """All writers, one after the other."""
     problems = []
-    for name, opened in writers.items():
+    for name, opened in opened_writers(farm).items():
         with opened as writer:
             try:
                 observer = Observer(farm.pi.database, farm.server.database)

@@ -147,12 +147,12 @@ def be_quick(folder: Path, server: S3Server, longest: float, most_idle: float) -
         path = folder / place / "bank.db"
         path.parent.mkdir()
         make_bank(path)
-        with _shipping(name, path, server, place, stock) as process:
-            times = _times(path, open_store(server.url(place)))
+        with shipping(name, path, server, place, stock) as process:
+            took = times(path, open_store(server.url(place)))
             idle = _idle(process)
             memory = process.memory()
-        middle = statistics.median(times)
-        print(f"{name:<16} {len(times)} commits  p50 {middle:6.1f} ms  p90 {sorted(times)[-len(times) // 10]:6.1f} ms", end="  ")
+        middle = statistics.median(took)
+        print(f"{name:<16} {len(took)} commits  p50 {middle:6.1f} ms  p90 {sorted(took)[-len(took) // 10]:6.1f} ms", end="  ")
         print(f"memory {memory:5.1f} MB  idle CPU {idle:.2f} %")
         if name == "ours":
             for what, value, limit in (("p50", middle, longest), ("memory", memory, MEMORY), ("idle CPU", idle, most_idle)):
@@ -162,7 +162,8 @@ def be_quick(folder: Path, server: S3Server, longest: float, most_idle: float) -
 
 
 @contextmanager
-def _shipping(name: str, path: Path, server: S3Server, place: str, stock: Litestream) -> Iterator[Running]:
+def shipping(name: str, path: Path, server: S3Server, place: str, stock: Litestream) -> Iterator[Running]:
+    """The shipper, or with another name Litestream, while the block runs."""
     if name == "ours":
         ship = _ship(path, server, place)
         with ship.start() as running:
@@ -179,21 +180,21 @@ def _shipping(name: str, path: Path, server: S3Server, place: str, stock: Litest
         yield running
 
 
-def _times(path: Path, store: Store) -> list[float]:
+def times(path: Path, store: Store, commits: int = COMMITS) -> list[float]:
     """ms from the end of a commit until its object is in the bucket."""
-    chance, times = random.Random(4), []
+    chance, found = random.Random(4), []
     last = _until(lambda: max((file.name.max_txid for file in store.list(0)), default=0))
     time.sleep(2)
     with closing(connect(path)) as db:
-        for _ in range(COMMITS):
+        for _ in range(commits):
             last = max([last, *(file.name.max_txid for file in store.list(0, last))])
             transfer(db, chance)
             began = time.monotonic()
             while not store.list(0, last):
                 time.sleep(LOOK)
-            times.append((time.monotonic() - began) * 1000)
+            found.append((time.monotonic() - began) * 1000)
             time.sleep(chance.uniform(*GAP))
-    return times
+    return found
 
 
 def _idle(process: Running) -> float:

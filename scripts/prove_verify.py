@@ -41,6 +41,7 @@ from farm_processes import Farm, Seed
 
 from changelog.connection import connect, one, rows
 from changelog.errors import DroverError
+from changelog.guard import pass_guards
 from changelog.node.settings import Settings
 from changelog.reader import log_rows
 from changelog.schema import identifier, read_tables
@@ -196,7 +197,7 @@ class Proof:
     def _corrupt(self, count: int) -> list[Cell]:
         db = connect(self.office.settings.replica_db)
         try:
-            db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+            pass_guards(db)
             db.pragma("ignore_check_constraints", True)
             db.pragma("synchronous", "OFF")
             return [cell for _ in range(count) if (cell := self._corrupt_one(db))]
@@ -371,6 +372,7 @@ class Proof:
         middle = statistics.median(v.seconds for v in found)
         click.echo(f"compared in {middle:.2f} s, {first.moved} bytes moved, in {first.report.ranges} ranges")
         db = connect(self.office.settings.replica_db)
+        pass_guards(db)
         db.execute("UPDATE cattle SET weight=weight+0.5 WHERE id=(SELECT max(id)/2 FROM cattle)")
         db.close()
         repaired = self.office.verify()

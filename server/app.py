@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, make_response, render_template, request
 
+from changelog.node.openapi import add_description
 from changelog.node.problems import install_problems
 from changelog.node.settings import Settings
-from server import show
+from server import openapi, show
 from server.arrival import arrival, in_the_way
 from server.compressed import install_compression
 from server.credentials import Credentials
@@ -65,6 +66,7 @@ def create_app(
     show.install_filters(app)
     app.register_blueprint(pages)
     app.register_blueprint(status)
+    add_description(app, openapi.PATH, openapi.described())
     app.context_processor(page_facts)
     install_compression(app)
     app.after_request(keep_out_of_caches)

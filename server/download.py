@@ -8,6 +8,9 @@ from http import HTTPStatus
 from pathlib import Path
 
 from changelog.errors import BrokenFrame, Unavailable, Unreachable
+from changelog.room import Room
+
+LONGEST_NUMBER = 18  # digits
 
 Progress = Callable[[int, int | None], None]  # bytes that are here, and of how many if that is known
 
@@ -16,7 +19,7 @@ class Download:
     """One snapshot on its way to the file `target`, which is made anew."""
 
     def __init__(self, target: Path) -> None:
-        self._target = target
+        self._target, self._room = target, Room(target.absolute().parent)
         self._digest = ""  # of the copy that is being sent, as hex
         self.done = 0  # bytes that are here
         self.whole = False
@@ -29,15 +32,18 @@ class Download:
         return {"Accept-Encoding": "identity", **going_on}
 
     def receive(self, headers: Mapping[str, str], status: int, pieces: Iterable[bytes], progress: Progress) -> None:
-        """Write an answer to the file. Raises Unreachable when it breaks off, and Unavailable when the disk is full."""
+        """Write an answer to the file.
+
+        Raises Unreachable when it breaks off, Unavailable when the disk is full or would be, and BrokenFrame where its length is no number.
+        """
         self._digest = headers.get("ETag", "").strip('"')
         if status != HTTPStatus.PARTIAL_CONTENT:
             self.done = 0
-        length = headers.get("Content-Length")
-        total = self.done + int(length) if length else None
+        total = self._total(headers.get("Content-Length"))
         try:
             with self._target.open("ab" if self.done else "wb") as file:
                 for piece in pieces:
+                    self._room.take(len(piece))
                     file.write(piece)
                     self.done += len(piece)
                     progress(self.done, total)
@@ -46,6 +52,14 @@ class Download:
         if total is not None and self.done != total:
             raise Unreachable(f"the download broke off after {self.done} of {total} bytes")
         self.whole = True
+
+    def _total(self, length: str | None) -> int | None:
+        if length is None:
+            return None
+        if not length.isascii() or not length.isdigit() or len(length) > LONGEST_NUMBER:
+            raise BrokenFrame(f"the length of the snapshot is no number: {length[:60]!r}")
+        self._room.check(int(length))
+        return self.done + int(length)
 
     def check(self) -> None:
         """Raises BrokenFrame where the file is not what its digest says."""

@@ -229,11 +229,14 @@ class Follower:
     def refill(self) -> None:
         """Fill the tables anew from the Pi's JSON export: what `bootstrap` does by file, without touching the file or its history."""
         export = self._client.facts("/full-export")
+        seq, contents = export.get("seq"), export.get("data")
+        if type(seq) is not int or not isinstance(contents, dict) or not all(isinstance(rows, list) for rows in contents.values()):
+            raise BrokenFrame("what the Pi sent is no export")
         db = self.file.checked()
-        after = self._replayed(db, self._catch_up.frame(position_of(db), upto=export["seq"]), export["data"])
+        after = self._replayed(db, self._catch_up.frame(position_of(db), upto=seq), contents)
         self._state.position(after.epoch, after.seq)
         self._applied(0, after.seq)
-        logger.info("Full sync completed from the JSON export: %d records", sum(export["counts"].values()))
+        logger.info("Full sync completed from the JSON export: %d records", sum(map(len, contents.values())))
 
     @property
     def reached(self) -> Position | None:

@@ -3,6 +3,14 @@
 Names start with `changelog_local_`. The sync service makes them after each bootstrap; a page works without them, only slower.
 """
 
+from __future__ import annotations
+
+import logging
+
+import apsw
+
+SORTER_KIB = 8_000  # memory for the rows that are sorted, and as much for the pages of the file
+
 CHANGES_BY_KIND = "changelog_local_changelog_by_kind"  # costs a replay 5 to 10 % of its time, and 30 bytes a change
 OWNED = "tbl IN ('weight_records','pair_history')"
 
@@ -33,3 +41,21 @@ LOCAL_INDEXES = (
     "CREATE INDEX IF NOT EXISTS changelog_local_changelog_by_owner ON changelog(tbl, n1) WHERE n1 IS NOT NULL AND " + OWNED,
     "CREATE INDEX IF NOT EXISTS changelog_local_changelog_by_old_owner ON changelog(tbl, o1) WHERE o1 IS NOT NULL AND " + OWNED,
 )
+
+logger = logging.getLogger(__name__)
+
+
+def add_indexes(db: apsw.Connection) -> None:
+    """Make those that are missing, in memory that does not grow with the tables."""
+    cache = db.pragma("cache_size")
+    db.pragma("temp_store", "FILE")  # with MEMORY the sorter keeps a whole table there, and is slower, too
+    db.pragma("cache_size", -SORTER_KIB)
+    try:
+        for sql in LOCAL_INDEXES:
+            try:
+                db.execute(sql)
+            except apsw.SQLError as exc:  # another database than a farm's, or a column less: the pages are slower, nothing else
+                logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
+    finally:
+        db.pragma("temp_store", "MEMORY")
+        db.pragma("cache_size", cache)

@@ -26,6 +26,7 @@ from server.office import office
 from server.paging import rows_of
 from server.replica import FileGone
 
+COOKIE = "drover"  # in which a browser keeps its session
 SESSION_LIFETIME = timedelta(hours=12)
 HASHES_AT_ONCE = threading.Semaphore(2)  # a scrypt check takes 32 MiB and a core: a flood of logins must not take all
 WAIT_FOR_HASH = 5.0  # s
@@ -65,7 +66,7 @@ def install_login(app: Flask, secret_key: str, data_dir: Path) -> None:
     """Sessions, CSRF protection of every form, and the login pages."""
     app.config.update(
         SECRET_KEY=secret_key or kept_secret(data_dir / "secret_key"),
-        SESSION_COOKIE_NAME="drover",
+        SESSION_COOKIE_NAME=COOKIE,
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         PERMANENT_SESSION_LIFETIME=SESSION_LIFETIME,
@@ -164,8 +165,8 @@ def protect_forms() -> None:
 
     A page that keeps what was typed is not asked for it where there is no session: it writes nothing then, and says `sign_in_again`.
     """
-    if request.method != "POST" or request.blueprint == "status":
-        return
+    if request.method != "POST" or request.blueprint == "status" or request.routing_exception is not None:
+        return  # what is not there is told as such
     if request.endpoint not in keeping or "user" in session:
         check_csrf()
 

@@ -18,7 +18,7 @@ from changelog.errors import BrokenFrame, DroverError, Unreachable
 from changelog.node.certificates import ANNOUNCED, der_of, fingerprint
 from changelog.node.settings import Settings
 from changelog.position import Position
-from changelog.wire import MEDIA_TYPE, Header, split_frame
+from changelog.wire import MEDIA_TYPE, Header, parse_json, split_frame
 from server.credentials import Credential, Credentials
 from server.download import Download, Progress
 from server.instances import Instances
@@ -29,6 +29,7 @@ READ_TIMEOUT = 20.0  # s without a byte, over the time that a long poll may take
 COMPARE_TIMEOUT = 600.0  # s in which a Pi reads all its tables
 LARGEST_ANSWER = 256 * 2**20  # bytes of an answer in JSON, unpacked: one range may have large rows
 PIECE_BYTES = 16 * 1024  # of an answer, at a time: so much may be lost when a link breaks
+LONGEST_REASON = 500  # characters of the Pi's own words
 TRIES = 5  # of a snapshot's download that bring nothing; others go on where the one before broke off
 LOOKS = 3  # at who answers
 UNAUTHORIZED = errors.Unauthorized.status
@@ -121,10 +122,7 @@ class PiClient:
     def facts(self, path: str) -> dict[str, Any]:
         """The JSON of `/api/sync` + path: schema, digest or full-export."""
         with self._get(path, {}, {"Accept": "application/json"}, READ_TIMEOUT * 10) as response:
-            try:
-                return json.loads(b"".join(self._chunks(response)))
-            except ValueError as exc:
-                raise BrokenFrame(f"{self.host}{path} did not answer with JSON") from exc
+            return self._object(path, self._chunks(response))
 
     def keep_trust(self) -> None:
         """Where the Pi has announced its next certificate, trust that too, and tell the Pi so. Raises what `facts` does."""
@@ -156,13 +154,7 @@ class PiClient:
         body = None if method == "GET" else json.dumps(asked, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         headers = {"Accept": "application/json", "Accept-Encoding": ACCEPTED}
         with self._request(method, path, asked if body is None else {}, headers, COMPARE_TIMEOUT, body=body) as response:
-            answer = b"".join(_bounded(decompress(response.headers.get("Content-Encoding"), counted(self._chunks(response)))))
-        try:
-            found = json.loads(answer)
-        except ValueError as exc:
-            raise BrokenFrame(f"{self.host}{path} did not answer with JSON") from exc
-        if not isinstance(found, dict):
-            raise BrokenFrame(f"{self.host}{path} did not answer with an object")
+            found = self._object(path, decompress(response.headers.get("Content-Encoding"), counted(self._chunks(response))))
         return found, moved + len(body or b"")
 
     def close(self) -> None:
@@ -226,15 +218,27 @@ class PiClient:
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise Unreachable(f"the connection to {self.host} broke: {exc}") from exc
 
+    def _object(self, path: str, pieces: Iterator[bytes]) -> dict[str, Any]:
+        """The JSON object that an answer is. Raises BrokenFrame."""
+        answer = b"".join(_bounded(pieces))
+        try:
+            found = parse_json(answer)
+        except BrokenFrame as exc:
+            raise BrokenFrame(f"{self.host}{path} did not answer with JSON") from exc
+        if not isinstance(found, dict):
+            raise BrokenFrame(f"{self.host}{path} did not answer with an object")
+        return found
+
     def _refusal(self, response: requests.Response) -> DroverError:
         """The problem document of the Pi as the error that it was there."""
         try:
             body = response.raw.read(64 * 1024, decode_content=True)
-            facts = json.loads(body)
-        except (ValueError, urllib3.exceptions.HTTPError, OSError):
+            facts = parse_json(body)
+        except (BrokenFrame, urllib3.exceptions.HTTPError, OSError):
             facts = {}
         facts = facts if isinstance(facts, dict) else {}
         hint = "" if self._settings.use_ssl_for_pi else ", asked without TLS: see USE_SSL_FOR_PI"
-        message = f"{self.host}: {facts.get('message') or response.reason} (HTTP {response.status_code}{hint})"
+        said = str(facts.get("message") or response.reason)[:LONGEST_REASON]
+        message = f"{self.host}: {said} (HTTP {response.status_code}{hint})"
         error = _BY_STATUS.get(response.status_code, Unreachable)
         return error(message, **{k: facts[k] for k in ("epoch", "oldest", "head", "descends") if k in facts})

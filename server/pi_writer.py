@@ -18,6 +18,7 @@ from changelog import errors
 from changelog.errors import BadRequest, BrokenFrame, ConfigError, DroverError, Unreachable
 from changelog.node.settings import Settings
 from changelog.position import Position
+from changelog.wire import parse_json
 from server.credentials import Credential, Credentials
 from server.pinned import PinnedAdapter, innermost, why_unreachable
 
@@ -136,14 +137,14 @@ class PiWriter:
     def _answer(self, session: requests.Session, method: str, path: str, timeout: tuple[float, float], **more: Any) -> dict[str, Any]:
         try:
             with session.request(method, self._base + path, timeout=timeout, stream=True, allow_redirects=False, **more) as response:
-                body = response.raw.read(LARGEST_ANSWER, decode_content=True)
+                body = _first_bytes(response)
                 status = response.status_code
         except (requests.RequestException, OSError) as exc:
             cause = innermost(exc)
             raise Unreachable(why_unreachable(cause, self._settings), sent=_may_have_arrived(exc)) from exc
         try:
-            reply = json.loads(body)
-        except ValueError:
+            reply = parse_json(body)
+        except BrokenFrame:
             reply = None
         if status >= 400:
             facts = reply if isinstance(reply, dict) else {}
@@ -197,6 +198,16 @@ def _new_session(credential: Credential) -> requests.Session:
     if credential.context is not None:
         session.mount("https://", PinnedAdapter(credential.context))
     return session
+
+
+def _first_bytes(response: requests.Response) -> bytes:
+    """As much of the body as an answer of ours can have. Raises RequestException, also for an encoding that is none."""
+    body = bytearray()
+    for piece in response.iter_content(LARGEST_ANSWER):
+        body += piece
+        if len(body) >= LARGEST_ANSWER:
+            break
+    return bytes(body[:LARGEST_ANSWER])
 
 
 def _may_have_arrived(exc: Exception) -> bool:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import apsw
 
 from changelog.bootstrap import carry_over, copy_over, empty_wal, put_in_place
-from changelog.connection import connect, drop_journal, identity, journal_of, remove_database
+from changelog.connection import connect, drop_journal, identity, journal_of, remove_database, remove_journal, sync_path
 from changelog.errors import DamagedFile
+from changelog.guard import keep_guards
 from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import connect_replica, position_of
 from changelog.rescue.lost import Rescued, keep_lost
 from changelog.storage import in_words, is_damage
 from server.clock import utc_text
-from server.indexes import LOCAL_INDEXES
+from server.indexes import add_indexes
 from server.replica import Replica
 from server.road import Doubt
 
@@ -72,6 +73,7 @@ class ReplicaFile:
             if self._db is not None and identity(self.path) not in (None, self._file):
                 drop_journal(self.path, self._journal)
                 raise DamagedFile(f"{self.path} was replaced by another file")
+            self._look_at_journal()
             connect(self.path, readonly=True).close()
             if self._db is None:
                 self._open()
@@ -83,20 +85,19 @@ class ReplicaFile:
         return None
 
     def index_for_pages(self) -> None:
-        """Make the indexes that a snapshot does not bring and that schema changes take away."""
+        """Make the indexes that schema changes take away or an older program did not make, and the guards that somebody took away."""
         db = self._db
         if db is None or db.pragma("schema_version") == self._indexed_schema:
             return
-        for sql in LOCAL_INDEXES:
-            try:
-                db.execute(sql)
-            except (apsw.FullError, apsw.IOError) as exc:
-                if is_damage(exc):
-                    raise
-                logger.warning("an index for the pages waits to be made: %s", in_words(exc))
-                return
-            except apsw.SQLError as exc:  # another database than a farm's, or a column less: the pages are slower, nothing else
-                logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
+        try:
+            with db:
+                keep_guards(db)
+            add_indexes(db)
+        except (apsw.FullError, apsw.IOError) as exc:
+            if is_damage(exc):
+                raise
+            logger.warning("the indexes for the pages wait to be made: %s", in_words(exc))
+            return
         self._indexed_schema = db.pragma("schema_version")
 
     def install(self, incoming: Path) -> Rescued | None:
@@ -108,6 +109,7 @@ class ReplicaFile:
         sound = self._db is not None
         archived = sound and not _contains(incoming, position_of(self.db).epoch)
         rescued = None if archived else self._save_history(incoming)
+        _index(incoming)
         if sound and not archived and copy_over(incoming, self.db):
             self._size = 0  # the one thing that may make it smaller
             self._adopt(self.db)
@@ -183,12 +185,28 @@ class ReplicaFile:
         self.index_for_pages()
         self._opened(position_of(db))
 
+    def _look_at_journal(self) -> None:
+        """Whoever removes the -wal or the -shm under us leaves us with one that nobody else sees, and SQLite may not notice."""
+        known = self._journal if self._db is not None else {}
+        for suffix, file in known.items():
+            if file is not None and identity(f"{self.path}{suffix}") != file:
+                raise DamagedFile(f"{self.path}{suffix} was removed")
+
     def _look_at_size(self) -> None:
         size = self.path.stat().st_size
         if size < self._size:  # SQLite may not notice: what it reads may all be in the -wal
             raise DamagedFile(f"{self.path} was cut short, from {self._size} to {size} bytes")
         # After a smaller snapshot the next checkpoint cuts the file itself, down to what the database has now.
         self._size = min(size, self.db.pragma("page_count") * self.db.pragma("page_size"))
+
+
+def _index(incoming: Path) -> None:
+    """Before anybody reads it, and without a journal: no page is slow meanwhile, and nothing is written twice."""
+    with closing(connect(incoming, scratch=True)) as db:
+        add_indexes(db)
+        db.pragma("journal_mode", "wal")
+    remove_journal(incoming)
+    sync_path(incoming)
 
 
 def _contains(incoming: Path, epoch: str) -> bool:

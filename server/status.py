@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, current_app, request
 
-from changelog.errors import Conflict, Forbidden, Unauthorized, Unavailable
-from changelog.node.access import from_loopback
+from changelog.errors import Conflict, DroverError, Forbidden, Stranger, Unauthorized, Unavailable
+from changelog.node.access import choice_argument, from_loopback
 from server.arrival import arrival
+from server.bucket import LateBucket
 from server.lag import LagHistory
 from server.login import check_csrf, session_user
 from server.metrics import OfficeMetrics
@@ -17,6 +19,7 @@ from server.office import office
 from server.sync import SyncService
 
 BEARER = "Bearer "
+SOURCES = ("file", "json", "bucket")  # of a resync
 RESYNC_TIMEOUT = 900  # s
 VERIFY_TIMEOUT = 1800  # s
 
@@ -40,13 +43,13 @@ def resync() -> Any:
         if _session_role() != "admin":
             raise Unauthorized("A resync needs an admin's session, or `Authorization: Bearer TOKEN` with a token of this server.")
         check_csrf()
-    if request.args.get("from") == "bucket":
-        sync, force = _sync(), request.args.get("force") == "1"
-        return {"success": True, "data": sync.submit(lambda: sync.bootstrap_from_bucket(force)).result(RESYNC_TIMEOUT)}
-    if request.args.get("wait") == "1":
-        sync, json_export = _sync(), request.args.get("from") == "json"
-        job = sync.submit(lambda: sync.resync(json_export, "asked for by the API"))
-        return {"success": True, "data": job.result(RESYNC_TIMEOUT)}
+    source, force, wait = choice_argument(request.args, "from", SOURCES), _flag("force"), _flag("wait")
+    if source == "bucket":
+        sync = _sync()
+        return {"success": True, "data": _done(sync.submit(lambda: sync.bootstrap_from_bucket(force)), RESYNC_TIMEOUT)}
+    if wait:
+        sync = _sync()
+        return {"success": True, "data": _done(sync.submit(lambda: sync.resync(source == "json", "asked for by the API")), RESYNC_TIMEOUT)}
     request_resync("asked for by the API")
     return {"success": True, "message": "A bootstrap was asked for: see /office/api/sync-status."}, 202
 
@@ -85,9 +88,8 @@ def verify() -> Any:
         if _session_role() != "admin":
             raise Unauthorized("A verify needs an admin's session, or `Authorization: Bearer TOKEN` with a token of this server.")
         check_csrf()
-    sync, repair = _sync(), request.args.get("repair") == "1"
-    job = sync.submit(lambda: sync.verify(repair).facts())
-    return {"success": True, "data": job.result(VERIFY_TIMEOUT)}
+    repair, sync = _flag("repair"), _sync()
+    return {"success": True, "data": _done(sync.submit(lambda: sync.verify(repair).facts()), VERIFY_TIMEOUT)}
 
 
 @status.get("/livez")
@@ -154,6 +156,22 @@ def _sync() -> SyncService:
     if sync is None:
         raise Conflict("This server shows pages only (IS_SERVER_UI=False): nothing here can fetch a copy.")
     return sync
+
+
+def _done(job: Future[Any], seconds: float) -> Any:
+    """What came of a job of the sync service. Raises Conflict where somebody has to decide, and Unavailable for all else."""
+    try:
+        return job.result(seconds)
+    except (Conflict, Stranger, LateBucket) as exc:
+        raise Conflict(exc.message) from exc
+    except TimeoutError as exc:
+        raise Unavailable(f"This is not done after {seconds} s and goes on: see /office/api/sync-status.") from exc
+    except DroverError as exc:  # such as a 401 of the Pi, which is none of ours
+        raise Unavailable(exc.message) from exc
+
+
+def _flag(name: str) -> bool:
+    return choice_argument(request.args, name, ("0", "1")) == "1"
 
 
 def _totals() -> dict[str, Any]:

@@ -67,6 +67,7 @@ class SyncService:
         self._offers = Offers(settings.db_sync_interval, self._wake)
         self._failures = 0
         self._said = ""
+        self._knows = False  # where the Pi stands: from the first answer on, until the next failure
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     def start(self) -> None:
@@ -202,7 +203,9 @@ class SyncService:
         offers = self._offers.take()
         fit = all(self._use(offer) for offer in offers)  # up to the first that does not: a pull brings the rest
         if not self._offers.up:
-            self.follower.step(max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT))))
+            # The first answer is not to wait for news: until it has come, nobody here knows how old the rows are.
+            self.follower.step(max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT))) if self._knows else 0)
+            self._knows = True
         elif not fit or self._offers.pull_is_due:
             self._offers.pulling()
             self.follower.step()
@@ -250,6 +253,7 @@ class SyncService:
     def _failed(self, exc: DroverError, cause: FailureCause | None = None) -> None:
         """Say it once, not once an attempt; the page and the status show it as long as it lasts."""
         sort = cause or failure_cause(exc)
+        self._knows = False
         self.measures.failed(sort)
         if isinstance(exc, Stranger) and self._client.instances.rivals:
             self._state.alarmed(exc.message)  # ours is there as well, in turns with the other

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import apsw
 
 from changelog.bootstrap import fit_out
 from changelog.connection import connect, rows
+from changelog.guard import pass_guards
 from changelog.install import install
 from changelog.layout import slot_names
 from changelog.position import Position
@@ -58,6 +60,21 @@ def run_sql(path: Path, *statements: str) -> None:
             db.execute(sql)
     finally:
         db.close()
+
+
+@contextmanager
+def unguarded(path: Path) -> Iterator[apsw.Connection]:
+    """A connection that damages a replica on purpose: the guards that stop everybody else's writes do not stop it."""
+    with closing(connect(path)) as db:
+        pass_guards(db)
+        yield db
+
+
+def damage(path: Path, *statements: str) -> None:
+    """Run these on a replica, round its guards."""
+    with unguarded(path) as db:
+        for sql in statements:
+            db.execute(sql)
 
 
 def shell(path: Path | str, sql: str, *options: str) -> str:

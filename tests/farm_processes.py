@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from changelog_parts import damage
 from office_farm import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +148,10 @@ class Role:
     def sql(self, sql: str) -> str:
         """What the sqlite3 shell prints for `sql` on the role's database."""
         return shell(self.database, sql)
+
+    def damage(self, sql: str) -> None:
+        """Change the role's database round the guards of a replica, as no program of ours would."""
+        damage(self.database, sql)
 
     def _serves(self) -> bool:
         assert self._process is not None and self._process.poll() is None, f"{self.name} ended: {self.log[-LOG_SHOWN:]}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from farm_processes import make_certificate
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask_socketio import ConnectionRefusedError, SocketIO
 from office_farm import free_port
 from pi_parts import make_farm
@@ -48,6 +48,7 @@ class PushingPi:
         self.sids: list[str] = []
         self.handshakes: list[tuple[str, dict[str, str]]] = []
         self.refusal = ""
+        self.lie: Callable[[str], Response | None] = lambda path: None  # what is answered in the place of the truth, if anything
         app = Flask("pi")
         install_problems(app, facts=("position", "descends"))
         app.register_blueprint(blueprint(self.primary, self.keys, self.acks, folder / "snapshots"))
@@ -70,9 +71,10 @@ class PushingPi:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
-    def _count(self) -> None:
+    def _count(self) -> Response | None:
         if request.path.endswith("/changes"):
             self.asked.append(request.query_string.decode())
+        return self.lie(request.path.removeprefix("/api/sync"))
 
     def _connected(self, _auth: object = None) -> None:
         self.handshakes.append((request.url, dict(request.headers)))

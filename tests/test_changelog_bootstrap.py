@@ -19,8 +19,8 @@ from changelog_parts import (
     make_database,
     make_primary,
     make_replica,
-    run_sql,
     shell,
+    unguarded,
 )
 
 from changelog.bootstrap import copy_over, empty_wal, fit_out, put_in_place
@@ -192,11 +192,13 @@ def test_copying_over_under_another_s_lock_fails_and_changes_nothing(
 def leave_a_wal(live: Path, sql: str) -> bytes:
     """Changes that stand only in the -wal, as a process leaves them that is killed; returns the -wal."""
     code = f"""
-import os
-from changelog.connection import connect
-db = connect({str(live)!r})
-db.execute({sql!r})
-os._exit(9)
+import os, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from changelog_parts import unguarded
+with unguarded(Path({str(live)!r})) as db:
+    db.execute({sql!r})
+    os._exit(9)
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 9
     return Path(f"{live}-wal").read_bytes()
@@ -270,7 +272,8 @@ def test_emptying_the_wal_while_somebody_reads_is_no_error(tmp_path: Path, prima
     reader = connect(live, readonly=True)
     with reader:
         one(reader, "SELECT count(*) FROM pens")
-        run_sql(live, "UPDATE pens SET size=5")
+        with unguarded(live) as db:
+            db.execute("UPDATE pens SET size=5")
         empty_wal(live)
         assert one(reader, "SELECT max(size) FROM pens") == 2
     reader.close()

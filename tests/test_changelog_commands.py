@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from changelog_parts import REPOSITORY, assert_alike, contents, log_of, make_database, make_primary, run_sql, shell, wait_until
+from changelog_parts import REPOSITORY, assert_alike, contents, damage, log_of, make_database, make_primary, run_sql, shell, wait_until
 
 from changelog.cli.group import DIVERGED, FAILED, USAGE
 from changelog.connection import connect, rows
@@ -161,7 +161,7 @@ def test_a_masked_value_is_shown_by_no_command_even_after_its_column_had_other_n
     replica = tmp_path / "replica.db"
     run("pull", primary, replica)
     printed = [run("show", file, *options).stdout for file in (primary, replica) for options in ([], ["--json"])]
-    shell(replica, "UPDATE boxes SET hush='s5'")
+    damage(replica, "UPDATE boxes SET hush='s5'")
     printed += [run("diff", primary, replica, *options, code=DIVERGED).stdout for options in ([], ["--json"])]
     printed += [run("as-of", primary, 14, "--table", "boxes").stdout]
     for text in printed:
@@ -341,7 +341,7 @@ def test_diff_finds_a_primary_and_its_replica_identical(primary: Path, tmp_path:
 def test_diff_names_rows_and_columns_and_stays_within_its_limit(primary: Path, tmp_path: Path) -> None:
     replica = tmp_path / "replica.db"
     run("pull", primary, replica)
-    shell(replica, "UPDATE pens SET color='gray', secret='x' WHERE id=2; DELETE FROM bare; INSERT INTO pairs VALUES('y',2,0),('z',2,0)")
+    damage(replica, "UPDATE pens SET color='gray', secret='x' WHERE id=2; DELETE FROM bare; INSERT INTO pairs VALUES('y',2,0),('z',2,0)")
     found = json.loads(run("diff", primary, replica, "--json", "--limit", "1", code=DIVERGED).stdout)
     by_table = {d["table"]: d for d in found["differences"]}
     assert by_table["pens"]["rows"] == [{"key": 2, "columns": {"secret": ["***", "***"], "color": ["blue", "gray"]}}]
@@ -390,7 +390,7 @@ def test_pull_takes_a_snapshot_in_every_case_of_doubt(primary: Path, tmp_path: P
     if what == "a new epoch":
         run("install", primary)
     elif what == "a replica that was written to":
-        shell(replica, "DELETE FROM pens")
+        damage(replica, "DELETE FROM pens")
     elif what == "a trimmed log":
         shell(primary, "UPDATE pens SET color='x'; UPDATE pens SET color='y'; DELETE FROM changelog WHERE seq<15")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from changelog_parts import contents, follow, make_primary, make_replica, shell
+from changelog_parts import contents, damage, follow, make_primary, make_replica, shell
 
 from changelog.connection import connect, rows
 
@@ -58,9 +58,7 @@ def test_the_index_of_the_replica_answers_like_that_of_the_primary(pair: tuple[P
 
 def test_a_row_that_is_missing_on_the_replica_is_noticed_with_an_index_too(pair: tuple[Path, Path]) -> None:
     primary, replica = pair
-    db = connect(replica)
-    db.execute('DELETE FROM "no tes"')
-    db.close()
+    damage(replica, 'DELETE FROM "no tes"')
     shell(primary, "UPDATE \"no tes\" SET title='x' WHERE id=1")
     with pytest.raises(Exception, match="not on the replica"):
         follow(primary, replica)

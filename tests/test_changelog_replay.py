@@ -16,6 +16,7 @@ from changelog_parts import (
     REPOSITORY,
     assert_alike,
     contents,
+    damage,
     follow,
     frame_of,
     log_of,
@@ -319,7 +320,7 @@ def test_a_frame_of_later_rows_is_refused(pair: Pair) -> None:
 @pytest.mark.parametrize("wrong", ["UPDATE pens SET size=50 WHERE id=2", "DELETE FROM notes", "INSERT INTO pens(id,pen) VALUES(50,'mine')"])
 def test_what_somebody_changed_on_the_replica_is_not_overwritten_in_silence(pair: Pair, wrong: str) -> None:
     """A changed value is found by the digest; a missing or additional row is found by replay."""
-    run_sql(pair.replica, wrong)
+    damage(pair.replica, wrong)
     shell(pair.primary, PAIR_SQL)
     before = pair.everything()
     if "size=50" in wrong:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from changelog_parts import assert_alike, contents, log_of, make_primary, make_replica, run_sql, shell
+from changelog_parts import assert_alike, contents, damage, log_of, make_primary, make_replica, run_sql, shell, unguarded
 
 from changelog.bootstrap import carry_over, fit_out
 from changelog.connection import connect, rows
@@ -65,12 +65,10 @@ def carry(replica: Path, incoming: Path) -> int:
 
 def trim(path: Path, upto: int) -> None:
     """As retention does: the rows go, and a mark of the last one stays."""
-    db = connect(path)
-    with db:
+    with unguarded(path) as db, db:
         db.execute("DELETE FROM changelog_meta WHERE name='trimmed'")
         db.execute("INSERT INTO changelog_meta(name,value,seq) SELECT 'trimmed',nonce,seq FROM changelog WHERE seq=?", (upto,))
         db.execute("DELETE FROM changelog WHERE seq<=?", (upto,))
-    db.close()
 
 
 def marks(path: Path) -> list[tuple[str, int | None, int]]:
@@ -164,9 +162,9 @@ def test_a_new_epoch_that_ended_ours_below_our_position_is_told_by_the_nonces(re
 def test_a_replica_with_a_trimmed_log_and_a_gap_finds_it_too(replica: Path, older: Path) -> None:
     add(older, "N1", "N2")
     trim(replica, 4)
-    run_sql(replica, "DELETE FROM changelog WHERE seq BETWEEN 8 AND 10", "INSERT INTO changelog_meta VALUES('gap',8,10)")
+    damage(replica, "DELETE FROM changelog WHERE seq BETWEEN 8 AND 10", "INSERT INTO changelog_meta VALUES('gap',8,10)")
     assert common(replica, older) == 11
-    run_sql(replica, "DELETE FROM changelog WHERE seq=11")
+    damage(replica, "DELETE FROM changelog WHERE seq=11")
     assert common(replica, older) == 7
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import apsw
 import pytest
-from changelog_parts import REPOSITORY, contents, follow, make_primary, make_replica, run_sql, shell, wait_until
+from changelog_parts import REPOSITORY, contents, damage, follow, make_primary, make_replica, run_sql, shell, unguarded, wait_until
 from click.testing import CliRunner, Result
 
 from changelog.__main__ import main
@@ -45,14 +45,14 @@ def facts(*arguments: object, code: int = 0) -> list[Any]:
 
 
 def cut(path: Path, below: int) -> None:
-    with closing(connect(path)) as db:
+    with unguarded(path) as db:
         while trim_run(db, Limits(below=below), None):
             pass
 
 
 def gap(path: Path, first: int, last: int) -> None:
     """What a late snapshot leaves in a replica's log."""
-    run_sql(
+    damage(
         path,
         f"DELETE FROM changelog WHERE seq BETWEEN {first} AND {last}",
         f"INSERT INTO changelog_meta(name,value,seq) VALUES('gap',{first},{last})",
@@ -160,7 +160,7 @@ def test_as_of_answers_from_the_end_of_a_gap_on_and_not_before(gapped: Path, tmp
 
 
 def test_as_of_a_time_within_a_gap_is_refused(gapped: Path) -> None:
-    run_sql(gapped, "UPDATE changelog SET at=printf('2026-11-23T16:00:%02d.000Z', seq)")
+    damage(gapped, "UPDATE changelog SET at=printf('2026-11-23T16:00:%02d.000Z', seq)")
     for time, code in (("16:00:09.5", FAILED), ("16:00:15", FAILED), ("16:00:20", 0)):
         run("as-of", gapped, f"2026-11-23T{time}", "--table", "pens", code=code)
 
@@ -206,7 +206,7 @@ def test_show_says_where_a_trimmed_log_begins_when_more_was_asked_for(primary: P
     ],
 )
 def test_show_has_a_line_for_a_gap_where_it_is(gapped: Path, asked: list[str], seqs: list[Any]) -> None:
-    run_sql(gapped, "UPDATE changelog SET at=printf('2026-11-23T16:00:%02d.000Z', seq)")
+    damage(gapped, "UPDATE changelog SET at=printf('2026-11-23T16:00:%02d.000Z', seq)")
     shown = facts("show", gapped, *asked)
     assert [change["seq"] if change["op"] != "gap" else "gap" for change in shown] == seqs
     assert all((change["first"], change["last"]) == (10, 19) for change in shown if change["op"] == "gap")
@@ -222,7 +222,7 @@ def test_status_and_doctor_know_what_is_gone_and_call_only_the_unexplained_wrong
     assert "gaps            seq 10 to 19" in run("status", gapped).stdout
     said = run("doctor", gapped).stdout
     assert "seq 10 to 19" in said and "what was before seq 5 is not here" in said
-    run_sql(gapped, "DELETE FROM changelog WHERE seq=25")
+    damage(gapped, "DELETE FROM changelog WHERE seq=25")
     assert "somebody deleted rows" in run("doctor", gapped, code=FAILED).stdout
     assert "rows are missing" in run("as-of", gapped, 21, "--table", "pens", code=FAILED).stderr
     [found] = facts("status", primary)

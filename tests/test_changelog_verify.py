@@ -9,7 +9,7 @@ from typing import Any
 
 import apsw
 import pytest
-from changelog_parts import assert_alike, contents, make_primary, make_replica, run_sql
+from changelog_parts import assert_alike, contents, damage, make_primary, make_replica, run_sql
 from click.testing import CliRunner
 
 from changelog.__main__ import main
@@ -66,11 +66,7 @@ class Pair:
         return Verification(self.replica, self.other, self.pull, repair).run()
 
     def corrupt(self, *statements: str) -> None:
-        db = connect(self.b)
-        db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
-        for sql in statements:
-            db.execute(sql)
-        db.close()
+        damage(self.b, *statements)
 
     def found_and_mended(self) -> list[dict[str, Any]]:
         """What verify names; and that after the repair all is as on the primary."""
@@ -292,7 +288,7 @@ def test_a_log_that_was_trimmed_on_one_side_is_compared_as_far_as_both_have_it(m
     run_sql(pair.a, "UPDATE t SET v=v||'!' WHERE id<100")
     pair.pull(15)
     for path, upto in ((pair.a, 4), (pair.b, 6)):
-        run_sql(
+        damage(
             path,
             f"INSERT INTO changelog_meta SELECT 'trimmed', nonce, seq FROM changelog WHERE seq={upto}",
             f"DELETE FROM changelog WHERE seq<={upto}",

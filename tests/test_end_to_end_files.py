@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from changelog_parts import unguarded
 from farm_processes import Farm, PageWatch, Seed, eventually, shell
 
 SELF_HEALED = 10.0  # s until all data are there again
@@ -54,7 +55,8 @@ def put_a_copy_of_it_there(path: Path) -> None:
     """A sound replica under the name, by mv: the -wal beside it is another file's."""
     beside = path.with_name("copy.db")
     shell(path, f".backup {beside}")
-    shell(beside, "DELETE FROM cattle")
+    with unguarded(beside) as db:
+        db.execute("DELETE FROM cattle")
     beside.replace(path)
 
 

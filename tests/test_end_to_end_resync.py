@@ -61,7 +61,7 @@ def test_one_corrupted_cell_is_found_named_and_mended_and_the_exit_code_is_3(
     filled_farm: Farm, way: tuple[str, ...], running: bool
 ) -> None:
     farm = filled_farm
-    farm.server.sql(CORRUPTED)
+    farm.server.damage(CORRUPTED)
     assert "cattle" in farm.difference()
     with stopped_unless(farm, running):
         result = farm.server.command("resync", *way)

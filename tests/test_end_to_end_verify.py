@@ -49,7 +49,7 @@ def test_identical_sides_are_said_to_be_so(filled_farm: Farm, running: bool) -> 
 @SERVER
 def test_a_changed_cell_is_named_and_with_repair_that_row_alone_is_mended(filled_farm: Farm, running: bool) -> None:
     farm = filled_farm
-    farm.server.sql(CORRUPTED)
+    farm.server.damage(CORRUPTED)
     with stopped_unless(farm, running):
         inode = farm.server.database.stat().st_ino
         for _ in range(2):
@@ -68,7 +68,7 @@ def test_a_changed_cell_is_named_and_with_repair_that_row_alone_is_mended(filled
 
 def test_what_was_found_is_in_status_history_and_log_and_survives_a_restart(filled_farm: Farm) -> None:
     farm = filled_farm
-    farm.server.sql(CORRUPTED)
+    farm.server.damage(CORRUPTED)
     verify(farm, "--repair", code=3)
     status = farm.status()
     assert "differed in cattle (1); 1 row repaired" in status["last_verify"] and status["last_verify_ok"] is False
@@ -154,7 +154,7 @@ def test_a_night_that_was_missed_is_made_up_at_the_next_start_with_repair(farm: 
     farm.fill(5)
     farm.start()
     farm.server.stop()
-    farm.server.sql("UPDATE cattle SET weight=7 WHERE id=3")
+    farm.server.damage("UPDATE cattle SET weight=7 WHERE id=3")
     shell_of_store(farm, "UPDATE settings SET value='2020-01-01T00:00:00' WHERE name='nightly_verify'")
     farm.server.start()
     eventually(lambda: "1 row repaired" in (farm.status()["last_verify"] or ""))

@@ -110,18 +110,18 @@ def test_a_wal_is_not_written_anew_while_somebody_writes_to_it(tmp_path: Path, m
 
 def test_a_new_wal_has_nothing_to_do_with_the_failure_of_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_primary(tmp_path / "p.db", SCHEMA)
-    wal = DurableWal(path)
-    wal.sync()  # there is none
+    wal = DurableWal()
     with closing(connect(path)) as db:
+        assert wal.sync(db) == b"", "there is none"
         db.execute("INSERT INTO pens(pen) VALUES('A')")
         Failing(monkeypatch, os, "fdatasync", BROKEN)
         with pytest.raises(Unavailable):
-            wal.sync()
+            wal.sync(db)
     assert not Path(f"{path}-wal").exists(), "all of it was moved into the file, and synced there"
     writes = Failing(monkeypatch, os, "pwrite")
     with closing(connect(path)) as db:
         db.execute("INSERT INTO pens(pen) VALUES('B')")
-        wal.sync()
+        wal.sync(db)
     assert not writes.calls
     wal.close()
 
@@ -156,6 +156,28 @@ def test_what_a_killed_process_left_in_a_replica_is_on_the_disk_before_it_counts
     connect_replica(replica).close()
     assert len(anew.calls) == 1
     other.close()
+
+
+def test_a_wal_is_synced_where_it_is_and_known_by_its_header(tmp_path: Path) -> None:
+    path, wal = make_primary(tmp_path / "p.db", SCHEMA), DurableWal()
+    sync_wal = wal.sync
+    db = connect(path)
+    (tmp_path / "link.db").symlink_to(path)
+    linked = connect(tmp_path / "link.db")
+    db.execute("INSERT INTO pens(pen) VALUES('A')")
+    header = sync_wal(linked)
+    assert header == sync_wal(db) == Path(f"{path}-wal").read_bytes()[:32]
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    assert sync_wal(linked) == b""
+    db.execute("INSERT INTO pens(pen) VALUES('B')")
+    assert sync_wal(linked) not in (b"", header)
+    linked.close()
+    linked = connect(tmp_path / "link.db")
+    Path(f"{path}-wal").unlink()
+    assert sync_wal(linked) == b""  # nothing to do
+    linked.close()
+    db.close()
+    wal.close()
 
 
 # --- what is damage, and what is not

@@ -104,7 +104,7 @@ def test_a_comparison_is_asked_for_and_its_result_appears(page: Page, running_fa
 
 
 def test_a_difference_is_found_and_repaired_from_the_page(page: Page, running_farm: Farm) -> None:
-    shell(running_farm.server.database, "UPDATE cattle SET weight=999 WHERE id=3")
+    running_farm.server.damage("UPDATE cattle SET weight=999 WHERE id=3")
     opened(page)
     page.get_by_role("button", name="Verify now").click()
     page.get_by_role("button", name="Compare now").click()

@@ -72,3 +72,8 @@ def test_a_push_reaches_twenty_replicas_whole_and_in_order() -> None:
 def test_what_a_page_costs_does_not_grow_with_the_herd(tmp_path: Path) -> None:
     printed = prove("prove_pages.py", "1500", "--rounds", "10", *LOOSE, "--folder", str(tmp_path))
     assert printed.count(", last page") == 6
+
+
+def test_half_open_connections_hold_up_nobody_at_either_role(tmp_path: Path) -> None:
+    printed = prove("prove_abuse.py", "8", "--half", "80", "--folder", str(tmp_path))
+    assert printed.count("half-open") == 4 and printed.count(" 0 failed") == 2

@@ -311,3 +311,20 @@ def test_of_too_many_offers_a_pull_remains() -> None:
     assert not offers.pull_is_due
     offers.put(Offer(EPOCH, WAITING, b"x"))
     assert offers.pull_is_due and offers.take() == []
+
+
+def test_a_server_that_starts_again_is_told_at_once_where_the_pi_stands_and_lets_it_wait_for_news_only_then(tmp_path: Path) -> None:
+    pi = PushingPi(tmp_path / "pi", sockets=False)
+    key = pi.keys.add("office", "replica")
+    try:
+        for _ in range(2):  # the first time it takes a copy, the second time nothing is new
+            pi.asked.clear()
+            office = Office(tmp_path / "office", pi, key)
+            office.sync.start()
+            try:
+                eventually(lambda: len(pi.asked) > 1)
+            finally:
+                office.close()
+        assert "wait=0" in pi.asked[0] and "wait=2" in pi.asked[1]
+    finally:
+        pi.close()

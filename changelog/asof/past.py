@@ -21,6 +21,7 @@ import apsw
 from changelog.asof.histories import History, Identity, Known, LogRows, Progress, exact
 from changelog.asof.lineage import Lineage, Names, Objects
 from changelog.connection import connect, one
+from changelog.definitions import make
 from changelog.errors import BadRequest, CannotRebuild, NotFound
 from changelog.gaps import check_unbroken, unbroken_after
 from changelog.log import head
@@ -268,9 +269,9 @@ def _without_virtual(objects: Objects) -> tuple[Objects, list[str]]:
 def _tables_of(objects: Objects) -> list[Table]:
     db = connect(":memory:", create=True, scratch=True)
     try:
-        for kind, _, _, sql in objects:
-            if kind == "table":
-                db.execute(sql)
+        for each in objects:
+            if each[0] == "table":
+                make(db, each)
         return read_tables(db)
     finally:
         db.close()

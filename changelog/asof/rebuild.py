@@ -10,7 +10,8 @@ import apsw
 from changelog.apply import mark
 from changelog.asof.past import Past
 from changelog.connection import connect, remove_database, sync_path
-from changelog.errors import CannotRebuild, Conflict, NotFound
+from changelog.definitions import make
+from changelog.errors import CannotRebuild, Conflict, Divergence, NotFound
 from changelog.schema import Table, identifier, sequences_of
 from changelog.values import RawText, Value
 
@@ -58,9 +59,9 @@ def _created(source: apsw.Connection, past: Past, path: Path | str) -> apsw.Conn
         db.pragma(pragma, source.pragma(pragma))
     db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     db.pragma("ignore_check_constraints", True)  # as replay does: somebody may have
-    for kind, _, _, sql in past.objects:
-        if kind == "table":
-            db.execute(sql)
+    for each in past.objects:
+        if each[0] == "table":
+            make(db, each)
     return db
 
 
@@ -80,11 +81,12 @@ def _finish(source: apsw.Connection, db: apsw.Connection, past: Past) -> list[st
     """Indexes, views and triggers, and what is taken as it is now."""
     notes = [f"the virtual table {name} is not in it: no log holds its rows" for name in past.virtual]
     with db:
-        for kind, name, _, sql in past.objects:
+        for each in past.objects:
+            kind, name, _, _ = each
             if kind != "table":
                 try:
-                    db.execute(sql)
-                except apsw.SQLError as exc:  # what is spelled for a virtual table, or by a function of the application
+                    make(db, each)
+                except (apsw.SQLError, apsw.AuthError, Divergence) as exc:  # it needs what only the application has
                     notes.append(f"the {kind} {name} is not in it: {exc}")
         for name in sequences_of(db):
             db.execute("UPDATE sqlite_sequence SET seq=max(seq,?) WHERE name=?", (sequences_of(source).get(name, 0), name))

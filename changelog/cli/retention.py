@@ -13,6 +13,7 @@ from changelog.acks import Ack, read_acks
 from changelog.audit import is_replica, moment, printable
 from changelog.cli.group import FILE, JSON, opened_log, print_json, progress
 from changelog.gaps import trimmed_upto
+from changelog.guard import pass_guards
 from changelog.log import head
 from changelog.retention import Limits, Plan, Survey, counted, cutoff, file_bytes, log_bytes, plan
 from changelog.retention import trim as trim_rows
@@ -120,6 +121,8 @@ def _replica(ack: Ack, reached: int | None, found: Plan) -> dict[str, Any]:
 
 def _trim(file: Path, limits: Limits, facts: dict[str, Any], found: Plan, acks: list[Ack] | None) -> None:
     with opened_log(file) as db, progress("trimming the log") as show:
+        if is_replica(db):
+            pass_guards(db)
         for gone in trim_rows(db, limits, acks):
             facts["trimmed"] += gone.rows
             show(facts["trimmed"], found.rows)

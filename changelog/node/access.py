@@ -9,13 +9,14 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flask import Request
 
 from changelog.errors import BadRequest, TooLarge, TooMany
 
+MOST_DIGITS = 400  # of a whole number in JSON: more than any double has
 CALLERS_REMEMBERED = 10_000  # callers that one rate limit remembers; the one seen longest ago is forgotten first
 
 _FORWARDED = re.compile(r"forwarded|x-forwarded-.*|x-real-ip", re.IGNORECASE)  # what a proxy says of somebody behind it
@@ -72,7 +73,9 @@ def json_body(request: Request, limit_bytes: int) -> dict[str, Any]:
     if not request.is_json:
         raise BadRequest("Send a JSON object, with the header Content-Type: application/json")
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_number, parse_float=_finite, object_pairs_hook=_distinct)
+        value = json.loads(
+            body.decode("utf-8"), parse_constant=_refuse_number, parse_float=_finite, parse_int=_whole, object_pairs_hook=_distinct
+        )
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate ("\ud800") shows itself here
     except RecursionError as exc:
         raise BadRequest("The JSON is nested too deeply") from exc
@@ -93,8 +96,20 @@ def int_argument(args: Mapping[str, str], name: str, default: int, low: int, hig
     return int(text)
 
 
+def choice_argument(args: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """The argument `name` of a query string, or the first of `choices`; raises BadRequest naming them."""
+    text = args.get(name, choices[0])
+    if text not in choices:
+        raise BadRequest(f"{name} must be {' or '.join(choices)}")
+    return text
+
+
 def _refuse_number(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) <= MOST_DIGITS else int(_refuse_number(f"{text[:40]}..."))
 
 
 def _finite(text: str) -> float:

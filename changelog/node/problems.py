@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response, current_app, request, url_for
 from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestedRangeNotSatisfiable
 from werkzeug.http import HTTP_STATUS_CODES
 
 from changelog.errors import DroverError
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
 RETRY_AFTER = 5  # s, told with 429 and 503 where nothing better is known
+FAILED = "Something went wrong here; the log of this machine says what."
 POSITION_FACTS = ("epoch", "oldest", "head")  # facts of an error that the other side needs
 API_CSP = "default-src 'none'; frame-ancestors 'none'"  # for a role without pages
 
@@ -49,6 +50,8 @@ def install_problems(app: Flask, *, csp: str = API_CSP, html: Html | None = None
         response.headers.setdefault("X-Frame-Options", "DENY")
         response.headers.setdefault("Referrer-Policy", "same-origin")
         response.headers.setdefault("Content-Security-Policy", csp)
+        if request.method == "OPTIONS" and not response.content_length:
+            response.headers.pop("Content-Type", None)  # of nothing
         return response
 
     app.register_error_handler(Exception, answer)
@@ -62,11 +65,25 @@ def _judged(exc: Exception) -> tuple[int, str]:
             logger.error("%s %s: %s", request.method, request.path, exc.message)
         return exc.status, exc.message
     if isinstance(exc, HTTPException):
-        return exc.code or 500, exc.description or exc.name
+        return exc.code or 500, _in_words(exc)
     if isinstance(exc, (NoMoreData, ParseException)):  # met where a view reads the body
         return 400, "The body did not arrive whole and well-formed"
     logger.error("%s %s failed", request.method, request.path, exc_info=exc)
-    return 500, "Something went wrong here; the log of this machine says what."
+    return 500, FAILED
+
+
+def _in_words(exc: HTTPException) -> str:
+    """The message of an error that Flask met by itself: werkzeug's own say nothing of this request."""
+    if isinstance(exc, RequestedRangeNotSatisfiable):
+        return "The file does not have that range: ask for all of it, or for another one"
+    shown = ascii(request.path)[1:-1][:80]
+    if exc is not request.routing_exception:
+        return exc.description or exc.name
+    if isinstance(exc, MethodNotAllowed):
+        return f"{shown} takes {', '.join(sorted(exc.valid_methods or ()))}, not {request.method[:20]}"
+    if _is_page(request) or "openapi" not in current_app.view_functions:
+        return f"There is no {shown} here"
+    return f"There is no {shown} here: {url_for('openapi')} describes what there is"
 
 
 def _problem(status: int, message: str, exc: Exception, shown: Collection[str]) -> Response:

@@ -36,6 +36,8 @@ from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
+from changelog.node.problems import FAILED
+
 HANDSHAKE_DEADLINE = 5.0  # s from accept to the end of the TLS handshake
 REQUEST_DEADLINE = 10.0  # s for a request head and a small body
 BODY_DEADLINE = 15.0  # s for a body that is read in a thread, because it is large or of unknown length
@@ -50,14 +52,14 @@ READ = 64 * 1024  # bytes asked of a socket at once
 _HEAD_END = b"\r\n\r\n"
 _SMALL_BODY = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,6})[ \t]*\r\n", re.IGNORECASE)
 _WAITS_FOR_US = re.compile(rb"\r\n(expect|transfer-encoding):", re.IGNORECASE)
-_STATUS: tuple[tuple[Any, int], ...] = (  # the first that fits
-    ((InvalidResponseHeader, InvalidResponseHeaderName), 500),
-    (LimitRequestLine, 414),
-    (LimitRequestHeaders, 431),
-    (UnsupportedTransferCoding, 501),
-    (ExpectationFailed, 417),
-    ((ParseException, ssl.SSLError), 400),
-    (Exception, 500),
+_STATUS: tuple[tuple[Any, int, str], ...] = (  # the first that fits
+    ((InvalidResponseHeader, InvalidResponseHeaderName), 500, FAILED),
+    (LimitRequestLine, 414, "The address is too long: send less in the query"),
+    (LimitRequestHeaders, 431, "The head of the request is too long, or has too many fields"),
+    (UnsupportedTransferCoding, 501, "Of the transfer codings only chunked is known here"),
+    (ExpectationFailed, 417, "Of the expectations only 100-continue is known here"),
+    ((ParseException, ssl.SSLError), 400, "What came is no well-formed HTTP request"),
+    (Exception, 500, FAILED),
 )
 
 
@@ -215,11 +217,11 @@ class PatientWorker(ThreadWorker):
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer what never reached the application with a problem document."""
-        status = next(status for kind, status in _STATUS if isinstance(exc, kind))
+        status, words = next((status, words) for kind, status, words in _STATUS if isinstance(exc, kind))
         if status == 500:
             self.log.error("a request failed outside the application", exc_info=exc)
         try:
-            util.write_nonblock(client, _problem(status, HTTPStatus(status).phrase))
+            util.write_nonblock(client, _problem(status, words))
         except OSError:
             self.log.debug("the client of a malformed request has gone")
 

@@ -67,9 +67,12 @@ def _ranges(db: apsw.Connection, asked: Any, length: int, answer_one: Callable[[
     ranges = asked.get("ranges") if isinstance(asked, dict) else None
     if not isinstance(ranges, list) or len(ranges) > MOST_RANGES or not all(isinstance(r, list) and len(r) == length for r in ranges):
         raise BadRequest(f"ranges must be a list of at most {MOST_RANGES} ranges, each [table, after, upto, ...]")
+    log_from = _integer(asked, "log_from", NEVER, 2**63 - 1)
+    if not isinstance(asked.get("schema"), str):
+        raise BadRequest("schema must be the hash of the schema that the question is about")
     if asked.get("schema") != answer["facts"]["schema"]:
         return answer | {"ranges": None}
-    scopes = scopes_of(db, max(_integer(asked, "log_from", NEVER, 2**63 - 1), answer["oldest"]))
+    scopes = scopes_of(db, max(log_from, answer["oldest"]))
     return answer | {"ranges": [answer_one(*_range(scopes, name, after, upto), more) for name, after, upto, *more in ranges]}
 
 

@@ -12,6 +12,8 @@ import apsw
 from changelog.connection import one
 from changelog.errors import BadRequest, Conflict, NotFound
 
+LARGEST_ID = 2**63 - 1  # that SQLite can hold
+
 Row = dict[str, Any]
 
 
@@ -51,6 +53,8 @@ def utc_now() -> str:
 
 def read_row(db: apsw.Connection, kind: Kind, row_id: int) -> Row:
     """The row with this id; text that is not UTF-8 is read with replacement characters. Raises NotFound."""
+    if row_id > LARGEST_ID:
+        raise NotFound(f"there is no {kind.noun} with an id of more than {LARGEST_ID}")
     sql = f"SELECT {{}} FROM {kind.table} WHERE id=?"
     try:
         found = db.execute(sql.format(", ".join(kind.columns)), (row_id,)).fetchone()

@@ -29,7 +29,7 @@ from pi.writer import Job, Writer
 
 FACTS = ("field", "present", "outcome", "written", "pen", "capacity", "animals", "animal")  # of errors, for the caller
 
-_KEY = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
+KEY_PATTERN = "[A-Za-z0-9_-]{8,64}"  # of an Idempotency-Key
 
 
 def blueprint(writer: Writer, keys: Keys, repeats: Repeats) -> Blueprint:
@@ -44,7 +44,7 @@ def blueprint(writer: Writer, keys: Keys, repeats: Repeats) -> Blueprint:
 
     @routes.before_request
     def check() -> None:
-        if request.method != "GET":
+        if request.method not in ("GET", "HEAD", "OPTIONS"):
             require_farm(writer)
             keys.admit("writer")
 
@@ -59,7 +59,7 @@ def blueprint(writer: Writer, keys: Keys, repeats: Repeats) -> Blueprint:
 
         if repeat_of is None:
             answered, reply = run(None)
-        elif not _KEY.fullmatch(repeat_of):
+        elif not re.fullmatch(KEY_PATTERN, repeat_of):
             raise BadRequest("an Idempotency-Key has 8 to 64 letters, digits, - and _")
         else:
             answered, reply = repeats.answer(f"{g.key.name}/{repeat_of}", _digest(actor), lambda: _head(writer), run)

@@ -9,7 +9,7 @@ from flask import Blueprint
 
 from pi import herd
 from pi.write_api.bodies import LONGEST_NOTES, Check, checked, day, radio_text, read_body, read_change, text
-from pi.write_api.routes import ROW_ID, Write
+from pi.write_api.routes import Write
 
 CHECKS: dict[str, Check] = {
     "batch_number": radio_text(50, needed=True),
@@ -17,6 +17,7 @@ CHECKS: dict[str, Check] = {
     "source": text(100),
     "notes": text(LONGEST_NOTES),
 }
+REQUIRED = ("batch_number",)
 
 
 def add_routes(routes: Blueprint, write: Write) -> None:
@@ -24,14 +25,14 @@ def add_routes(routes: Blueprint, write: Write) -> None:
 
     @routes.post("/batches")
     def add_batch() -> Any:
-        batch = checked(read_body(*CHECKS), CHECKS, required=("batch_number",))
+        batch = checked(read_body(*CHECKS), CHECKS, REQUIRED)
         return write("batch", partial(herd.add_batch, values=batch, now=herd.utc_now()), 201)
 
-    @routes.patch(f"/batches/<{ROW_ID}:batch_id>")
+    @routes.patch("/batches/<int:batch_id>")
     def change_batch(batch_id: int) -> Any:
         changes, expected = read_change(CHECKS)
         return write("batch", partial(herd.change_batch, batch_id=batch_id, changes=changes, expected=expected, now=herd.utc_now()))
 
-    @routes.delete(f"/batches/<{ROW_ID}:batch_id>")
+    @routes.delete("/batches/<int:batch_id>")
     def delete_batch(batch_id: int) -> Any:
         return write("deleted", partial(herd.delete_batch, batch_id=batch_id))

@@ -1,10 +1,14 @@
-"""The checks of what callers send: each returns a value as the tables hold it, or raises BadRequest naming the `field`."""
+"""The checks of what callers send: each returns a value as the tables hold it, or raises BadRequest naming the `field`.
+
+A check carries the JSON schema of what it takes, from which the description of the API is made.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -19,10 +23,28 @@ LONGEST_NOTES = 10_000  # characters
 
 _TIME = re.compile(r"(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_BLANK = "[ \\t\\n]*"
+_NO_CONTROLS = "[^\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f]*"  # what cannot be printed besides, no pattern says shortly
 _PRINTABLE_ASCII = re.compile(r"[!-9;-~](?:[ -9;-~]*[!-9;-~])?", re.ASCII)  # what a payload can name: no colon
 
 Body = dict[str, Any]
-Check = Callable[[Body, str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What looks at one member of a body. `schema` says what it takes, as far as a JSON schema can."""
+
+    look: Callable[[Body, str], Any]
+    schema: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, body: Body, name: str) -> Any:
+        """The value of the member `name`. Raises BadRequest."""
+        return self.look(body, name)
+
+
+def takes(**schema: Any) -> Callable[[Callable[[Body, str], Any]], Check]:
+    """Decorates a check with the JSON schema of what it takes."""
+    return lambda look: Check(look, schema)
 
 
 def read_body(*names: str) -> Body:
@@ -59,6 +81,9 @@ def checked(body: Body, checks: Mapping[str, Check], required: tuple[str, ...] =
 def text(longest: int, *, needed: bool = False) -> Check:
     """A text without control characters and outer spaces, or None for null and, where it is not `needed`, nothing."""
 
+    allowed = f"^{_NO_CONTROLS}[^ \\t\\n]{_NO_CONTROLS}$" if needed else f"^{_NO_CONTROLS}$"
+
+    @takes(type="string" if needed else ["string", "null"], maxLength=longest, pattern=allowed)
     def check(body: Body, name: str) -> str | None:
         value = body.get(name)
         if value is not None and (
@@ -77,6 +102,10 @@ def radio_text(longest: int, *, needed: bool = False) -> Check:
     """A text that a payload can name too: printable ASCII without a colon."""
     plain = text(longest, needed=needed)
 
+    core = _PRINTABLE_ASCII.pattern if needed else f"({_PRINTABLE_ASCII.pattern})?"
+    words = "printable ASCII without a colon, as the radio sends it"
+
+    @takes(**plain.schema | {"pattern": f"^{_BLANK}{core}{_BLANK}$", "description": words})
     def check(body: Body, name: str) -> str | None:
         value: str | None = plain(body, name)
         if value is not None and not _PRINTABLE_ASCII.fullmatch(value):
@@ -89,6 +118,7 @@ def radio_text(longest: int, *, needed: bool = False) -> Check:
 def whole(low: int, high: int, unit: str) -> Check:
     """A whole number."""
 
+    @takes(type="integer", minimum=low, maximum=high)
     def check(body: Body, name: str) -> int:
         value = body.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -98,6 +128,7 @@ def whole(low: int, high: int, unit: str) -> Check:
     return check
 
 
+@takes(type="integer", minimum=1, maximum=2**63 - 1)
 def row_id(body: Body, name: str) -> int:
     """The id of a row."""
     value = body.get(name)
@@ -106,11 +137,13 @@ def row_id(body: Body, name: str) -> int:
     return value
 
 
+@takes(**row_id.schema | {"type": ["integer", "null"]})
 def row_id_or_none(body: Body, name: str) -> int | None:
     """The id of a row, or null."""
     return None if body.get(name) is None else row_id(body, name)
 
 
+@takes(type="string", format="date", pattern=f"^{_DATE.pattern}$")
 def day(body: Body, name: str) -> str:
     """A date."""
     value = body.get(name)
@@ -122,6 +155,7 @@ def day(body: Body, name: str) -> str:
     raise BadRequest(f"{name} must be a date such as 2024-01-15", field=name)
 
 
+@takes(type=["string", "null"], pattern=f"^{_TIME.pattern}Z?$", description="UTC, such as 2024-01-15T10:30:00")
 def time(body: Body, name: str) -> str | None:
     """A UTC time as the tables hold it, or None for null and nothing; a Z at its end is allowed."""
     value = body.get(name)

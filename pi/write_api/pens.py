@@ -9,7 +9,7 @@ from flask import Blueprint
 
 from pi import herd
 from pi.write_api.bodies import Check, checked, read_body, read_change, text, whole
-from pi.write_api.routes import ROW_ID, Write
+from pi.write_api.routes import Write
 
 MAX_CAPACITY = 100_000  # animals
 
@@ -18,6 +18,7 @@ CHECKS: dict[str, Check] = {
     "capacity": whole(0, MAX_CAPACITY, "of animals"),
     "description": text(1_000),
 }
+REQUIRED = ("pen_number", "capacity")
 
 
 def add_routes(routes: Blueprint, write: Write) -> None:
@@ -25,14 +26,14 @@ def add_routes(routes: Blueprint, write: Write) -> None:
 
     @routes.post("/pens")
     def add_pen() -> Any:
-        pen = checked(read_body(*CHECKS), CHECKS, required=("pen_number", "capacity"))
+        pen = checked(read_body(*CHECKS), CHECKS, REQUIRED)
         return write("pen", partial(herd.add_pen, **{"description": None, **pen}, now=herd.utc_now()), 201)
 
-    @routes.patch(f"/pens/<{ROW_ID}:pen_id>")
+    @routes.patch("/pens/<int:pen_id>")
     def change_pen(pen_id: int) -> Any:
         changes, expected = read_change(CHECKS)
         return write("pen", partial(herd.change_pen, pen_id=pen_id, changes=changes, expected=expected, now=herd.utc_now()))
 
-    @routes.delete(f"/pens/<{ROW_ID}:pen_id>")
+    @routes.delete("/pens/<int:pen_id>")
     def delete_pen(pen_id: int) -> Any:
         return write("deleted", partial(herd.delete_pen, pen_id=pen_id))

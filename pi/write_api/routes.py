@@ -8,8 +8,6 @@ from flask import Response
 
 from pi.writer import Job
 
-ROW_ID = "int(max=9223372036854775807)"  # what SQLite can hold; a larger one is no route
-
 
 class Write(Protocol):
     """Runs a job and answers with what it returned, under `name`, and with the position of the write."""

@@ -13,14 +13,41 @@ from changelog.errors import BadRequest, Forbidden
 from pi import herd
 from pi.herd.users import ROLES
 from pi.keys import OFFICE
-from pi.write_api.bodies import Body, Check, checked, read_body, read_change, text, whole
+from pi.write_api.bodies import Body, Check, checked, read_body, read_change, takes, text, whole
 from pi.write_api.callers import LONGEST_NAME, caller
-from pi.write_api.routes import ROW_ID, Write
+from pi.write_api.routes import Write
 from pi.writer import Job
 
 # As werkzeug's generate_password_hash writes it: scrypt:N:r:p$salt$64 bytes in hex.
 _HASH = re.compile(r"scrypt:(\d{1,7}):(\d{1,2}):(\d{1,2})\$[A-Za-z0-9]{8,64}\$[0-9a-f]{128}", re.ASCII)
 _MEMORY = (2**24, 2**27)  # bytes that a check may take (128 * N * r): not less than werkzeug's half, not what would stop a small server
+
+
+@takes(type="string", enum=list(ROLES))
+def role(body: Body, name: str) -> str:
+    """The role of a user. Raises BadRequest."""
+    value = body.get(name)
+    if not isinstance(value, str) or value not in ROLES:
+        raise BadRequest(f"{name} must be one of {', '.join(ROLES)}", field=name)
+    return value
+
+
+@takes(type="string", pattern=f"^{_HASH.pattern}$", description="a hash of werkzeug's scrypt, never a password")
+def password_hash(body: Body, name: str) -> str:
+    """A hash that werkzeug made of a password, neither cheaper nor dearer to check than it makes them. Raises BadRequest."""
+    value = body.get(name)
+    match = _HASH.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise BadRequest(f"{name} must be a hash of werkzeug's scrypt, never a password", field=name)
+    cost, block, parallel = (int(part) for part in match.groups())
+    if cost & (cost - 1) or not _MEMORY[0] <= 128 * cost * block <= _MEMORY[1] or not 1 <= parallel <= 4:
+        raise BadRequest(f"{name} has parameters of scrypt that are not taken here: leave werkzeug's own", field=name)
+    return str(value)
+
+
+USER: dict[str, Check] = {"username": text(LONGEST_NAME, needed=True), "password_hash": password_hash, "role": role}
+USER_CHANGE: dict[str, Check] = {"role": role, "is_active": whole(0, 1, "")}
+PASSWORD: dict[str, Check] = {"password_hash": password_hash}
 
 
 def add_routes(routes: Blueprint, write: Write) -> None:
@@ -30,7 +57,7 @@ def add_routes(routes: Blueprint, write: Write) -> None:
     def set_password(name: str) -> Any:
         if _person() != name:
             raise Forbidden("people change their own password here: X-Actor must name the user")
-        change, expected = read_change({"password_hash": password_hash})
+        change, expected = read_change(PASSWORD)
         seen = (expected or {}).get("password_hash")
         if seen is not None and not isinstance(seen, str):
             raise BadRequest("expected.password_hash must be the hash that was seen")
@@ -45,36 +72,15 @@ def add_routes(routes: Blueprint, write: Write) -> None:
     @routes.post("/users")
     def add_user() -> Any:
         person = _person()
-        checks: dict[str, Check] = {"username": text(LONGEST_NAME, needed=True), "password_hash": password_hash, "role": role}
-        user = checked(read_body(*checks), checks, required=tuple(checks))
+        user = checked(read_body(*USER), USER, required=tuple(USER))
         return write("user", _by_admin(person, partial(herd.add_user, **user, now=herd.utc_now())), 201)
 
-    @routes.patch(f"/users/<{ROW_ID}:user_id>")
+    @routes.patch("/users/<int:user_id>")
     def change_user(user_id: int) -> Any:
         person = _person()
-        changes, expected = read_change({"role": role, "is_active": whole(0, 1, "")})
+        changes, expected = read_change(USER_CHANGE)
         job = partial(herd.change_user, user_id=user_id, changes=changes, expected=expected, now=herd.utc_now())
         return write("user", _by_admin(person, job))
-
-
-def role(body: Body, name: str) -> str:
-    """The role of a user. Raises BadRequest."""
-    value = body.get(name)
-    if not isinstance(value, str) or value not in ROLES:
-        raise BadRequest(f"{name} must be one of {', '.join(ROLES)}", field=name)
-    return value
-
-
-def password_hash(body: Body, name: str) -> str:
-    """A hash that werkzeug made of a password, neither cheaper nor dearer to check than it makes them. Raises BadRequest."""
-    value = body.get(name)
-    match = _HASH.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise BadRequest(f"{name} must be a hash of werkzeug's scrypt, never a password", field=name)
-    cost, block, parallel = (int(part) for part in match.groups())
-    if cost & (cost - 1) or not _MEMORY[0] <= 128 * cost * block <= _MEMORY[1] or not 1 <= parallel <= 4:
-        raise BadRequest(f"{name} has parameters of scrypt that are not taken here: leave werkzeug's own", field=name)
-    return str(value)
 
 
 def _person() -> str | None:
