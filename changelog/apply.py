@@ -16,7 +16,7 @@ from changelog.errors import CannotCapture, Divergence
 from changelog.fulltext import keep_indexes
 from changelog.reshape import reshape
 from changelog.schema import Table, identifier, read_tables, tables_with_triggers
-from changelog.space import is_full
+from changelog.storage import STORAGE, is_damage
 from changelog.values import RawText
 from changelog.wire import FACTS, Page, Row
 
@@ -36,7 +36,7 @@ class Applier:
         self._recall_schema()
 
     def apply(self, pages: Iterable[Page]) -> Row | None:
-        """Apply every row and return the last one. Raises Divergence at the first surprise."""
+        """Apply every row and return the last one. Raises Divergence at the first surprise, and what a full disk raises."""
         last = None
         for page in pages:
             last = page.rows[-1]
@@ -47,8 +47,8 @@ class Applier:
                     else:
                         self._apply_rows(rows, page.raw)
                 except (apsw.Error, CannotCapture, TypeError, ValueError, KeyError, OverflowError) as exc:
-                    if is_full(exc):  # says nothing about the row
-                        raise
+                    if isinstance(exc, STORAGE) and not is_damage(exc):
+                        raise  # a full disk, or one that fails, says nothing about the log
                     where = f"seq {rows[0][0]} to {rows[-1][0]}"
                     raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=rows[0][0]) from exc
         return last

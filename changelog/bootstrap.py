@@ -19,9 +19,10 @@ from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import POSITION_TABLE, distrust, move_position
 from changelog.rescue.common import common_seq, nonce_at
-from changelog.rescue.logcopy import copy_log, is_damage
+from changelog.rescue.logcopy import copy_log
 from changelog.schema import identifier, is_ours
 from changelog.space import is_full
+from changelog.storage import is_damage
 from changelog.wire import FACTS
 
 LINES_OF_DAMAGE = 10  # looked at; those about pages come first

@@ -19,13 +19,13 @@ from urllib.parse import quote
 
 import apsw
 
-from changelog.errors import DamagedFile, DiskFull
-from changelog.space import is_full
+from changelog.errors import DamagedFile
+from changelog.storage import is_damage, unusable
 
 BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
 WAL_HEADER = 32  # bytes
-JOURNAL = ("-wal", "-shm")  # what SQLite keeps beside a file, and finds by its name
+JOURNAL = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a file, and finds by its name
 
 Path_ = str | os.PathLike[str]
 
@@ -81,7 +81,7 @@ def connect(
     `immutable` reads a file that nobody writes to meanwhile, without locks and without making a -wal or -shm beside it; `leaves_wal`: when
     this is the last connection to close, the -wal is neither moved into the file nor removed; `patience` is how many ms a statement waits
     for somebody's lock, the first one here included.
-    Raises DamagedFile when the file is missing or is not a database, DiskFull where what SQLite keeps beside it has no place.
+    Raises DamagedFile when the file is missing or is not a database, Unavailable (DiskFull) when the disk does not let it be used just now.
     """
     name, readonly = os.fspath(path), readonly or immutable
     flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
@@ -116,11 +116,11 @@ def connect(
             raise
         connect(path).close()
         return connect(path, readonly=True, patience=patience)
-    except (apsw.NotADBError, apsw.CorruptError, apsw.IOError, apsw.FullError) as exc:
+    except (apsw.NotADBError, apsw.CorruptError, apsw.IOError, apsw.CantOpenError, apsw.FullError) as exc:
         db.close()
-        if is_full(exc):
-            raise DiskFull(f"{path} cannot be opened: its disk is full", path=str(path)) from exc
-        raise DamagedFile(f"{path} is not a database, or is damaged: {exc}", path=str(path)) from exc
+        if is_damage(exc):
+            raise DamagedFile(f"{path} is not a database, or is damaged: {exc}", path=str(path)) from exc
+        raise unusable(path, exc) from exc
     except BaseException:
         db.close()
         raise
@@ -137,12 +137,12 @@ def identity(path: Path_) -> tuple[int, int] | None:
 
 
 def journal_of(path: Path_) -> dict[str, tuple[int, int] | None]:
-    """The identities of the -wal and the -shm of a database that this process has open: see `drop_journal`."""
+    """The identities of what stands beside a database that this process has open: see `drop_journal`."""
     return {suffix: identity(f"{os.fspath(path)}{suffix}") for suffix in JOURNAL}
 
 
 def drop_journal(path: Path_, known: dict[str, tuple[int, int] | None]) -> None:
-    """After the file at `path` was replaced and before the new one is opened: remove the -wal and -shm that were `known` of the old one.
+    """After the file at `path` was replaced and before the new one is opened: remove what was `known` to belong to the old one.
 
     SQLite finds them by name, and would play the changes of the old file into the new one. Never when the old file itself is back: who
     has it open here goes on with the -shm that is removed, other processes make a new one, and they do not see each other's locks.
@@ -153,7 +153,7 @@ def drop_journal(path: Path_, known: dict[str, tuple[int, int] | None]) -> None:
 
 
 def remove_journal(path: Path_) -> None:
-    """Remove the -wal and -shm of a file that is gone, or that nobody has open: they would be played into the next one of that name."""
+    """Remove what belonged to a file that is gone, or that nobody has open: it would be played into the next one of that name."""
     for suffix in JOURNAL:
         Path(f"{os.fspath(path)}{suffix}").unlink(missing_ok=True)
 
@@ -162,24 +162,6 @@ def remove_database(path: Path_) -> None:
     """Remove a file that nobody has open, or what a killed process left of one, with all that belongs to it."""
     Path(path).unlink(missing_ok=True)
     remove_journal(path)
-
-
-def sync_wal(db: apsw.Connection) -> bytes:
-    """Bring the -wal of an open database to the disk, whoever wrote it and with whatever `synchronous`.
-
-    Returns its header, which is another one whenever a -wal was begun anew, or b"" where nothing is in it. Only the -wal: opening and
-    closing the database file itself would drop our locks on it.
-    """
-    try:
-        fd = os.open(db.filename_wal, os.O_RDONLY)
-    except FileNotFoundError:
-        return b""
-    try:
-        header = os.pread(fd, WAL_HEADER, 0)  # before: who begins it anew meanwhile is seen the next time
-        os.fdatasync(fd)
-        return header
-    finally:
-        os.close(fd)
 
 
 def sync_file(db: apsw.Connection) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 import apsw
 
 from changelog.commits import CommitWatcher
-from changelog.connection import Path_, connect, identity, one, sync_file, sync_path, sync_wal
+from changelog.connection import Path_, connect, identity, one, sync_file, sync_path
+from changelog.durable import DurableWal
 from changelog.errors import Unavailable
 from changelog.install import in_wal_mode, schema_moved
 from changelog.log import head
 from changelog.position import Position
 from changelog.reader import READ_ROWS, check_position, frame_header, read_log
 from changelog.reconcile import reconcile
+from changelog.storage import usable
 from changelog.values import Value
 from changelog.wire import Header, encode_frame
 
@@ -39,6 +41,7 @@ class Primary:
         self, path: Path_, reconcile: Callable[[], object] | None = None, opened: Callable[[], tuple[int, int] | None] | None = None
     ) -> None:
         self.path = Path(path)
+        self._wal = DurableWal()
         self._opened = opened
         self._reconcile = reconcile or self._reconcile_here
         self._quiet_since: tuple[tuple[int, int] | None, int] | None = None  # file and head when the schema was last as we knew it
@@ -123,16 +126,18 @@ class Primary:
             self._lock.wait_for(lambda: not self._lent, CLOSE_TIMEOUT)
         for _, db in idle:
             db.close()
+        self._wal.close()
 
     def _sync(self, db: apsw.Connection) -> None:
         """Bring what this snapshot reads to the disk: the -wal, and what is not in it any more, once for each -wal that is begun.
 
         A checkpoint of a program that syncs nothing leaves its pages to chance, and a -wal that such a program made has no certain name.
         """
-        header = sync_wal(db)
+        header = self._wal.sync(db)
         if not header or header != self._synced:
-            sync_file(db)
-            sync_path(Path(db.filename_wal).parent)
+            with usable(self.path):
+                sync_file(db)
+                sync_path(Path(db.filename_wal).parent)
             self._synced = header
 
     def _reconcile_here(self) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 import apsw
 
 from changelog.bootstrap import put_in_place
-from changelog.connection import JOURNAL, connect, one, remove_database, remove_journal, rows, sync_path
+from changelog.connection import JOURNAL, connect, identity, one, remove_database, remove_journal, rows, sync_path
 from changelog.errors import Conflict, DamagedFile, DroverError, Unavailable
 from changelog.guard import drop_guards
 from changelog.install import begin_epoch, is_installed
 from changelog.position import Position
 from changelog.schema import identifier, is_ours
+from changelog.storage import in_words, is_damage
 
 MODE = 0o660
 PATIENCE = 1_000  # ms that a program which has the old file open is given
@@ -70,9 +71,8 @@ def replacing(target: Path, aside: str, force: bool) -> Iterator[Path]:
     remove_database(incoming)
     try:
         yield incoming
-        if target.exists():
-            _set_aside(target, target.with_name(f"{target.name}.{aside}"))
-        put_in_place(incoming, target.absolute())
+        with _set_aside(target, target.with_name(f"{target.name}.{aside}")):
+            put_in_place(incoming, target.absolute())
     finally:
         remove_database(incoming)
 
@@ -95,19 +95,43 @@ def _readable(path: Path) -> apsw.Connection:
     return connect(path, immutable=True)
 
 
-def _set_aside(target: Path, kept: Path) -> None:
-    """Give the old file another name, all of it: in the other journal mode there is no -wal, and nobody else can have it open."""
+@contextmanager
+def _set_aside(target: Path, kept: Path) -> Iterator[None]:
+    """The old file is kept under another name when the block puts a new one in its place; when that fails it is what it was."""
+    if not target.exists():
+        yield
+        return
+    _leave_wal(target)
+    try:
+        moved = [suffix for suffix in JOURNAL if Path(f"{target}{suffix}").exists()]  # of a damaged one
+        for suffix in moved:
+            Path(f"{target}{suffix}").replace(f"{kept}{suffix}")
+        try:
+            os.link(target, kept)  # so that at no moment there is none
+        except OSError:  # where a file cannot have two names
+            target.replace(kept)
+    except OSError as exc:
+        raise Unavailable(f"{target} cannot be set aside: {exc.strerror}") from exc
+    old = identity(kept)
+    try:
+        yield
+    except BaseException:
+        if identity(target) in (None, old):
+            for suffix in ("", *moved):
+                Path(f"{kept}{suffix}").replace(f"{target}{suffix}")
+            kept.unlink(missing_ok=True)  # two names of one file: replacing one by the other does nothing
+        raise
+
+
+def _leave_wal(target: Path) -> None:
+    """All of the old file into itself: in the other journal mode there is no -wal, and nobody else can have it open."""
     try:
         with closing(connect(target, patience=PATIENCE)) as db:
             db.pragma("journal_mode", "delete")
     except apsw.BusyError as exc:
         raise Conflict(f"{target} is open in another program: stop the Pi (and its shipper) first") from exc
-    except (DamagedFile, apsw.Error):  # then as it is
-        for suffix in JOURNAL:
-            if Path(f"{target}{suffix}").exists():
-                Path(f"{target}{suffix}").replace(f"{kept}{suffix}")
-    try:
-        target.replace(kept)
-        sync_path(target.absolute().parent)
-    except OSError as exc:
-        raise Unavailable(f"{target} cannot be set aside: {exc.strerror}") from exc
+    except DamagedFile:
+        pass  # then as it is
+    except apsw.Error as exc:
+        if not is_damage(exc):
+            raise Unavailable(f"{target} cannot be set aside: {in_words(exc)}") from exc

@@ -16,12 +16,14 @@ import apsw
 
 from changelog.apply import Applier, mark
 from changelog.connection import Path_, connect
+from changelog.durable import rewrite_wal
 from changelog.errors import BrokenFrame, DamagedFile, Divergence
 from changelog.facts import follow_facts
 from changelog.guard import pass_guards
 from changelog.position import Position
 from changelog.schema import committed_schema_hash, identifier, read_tables, schema_hash
 from changelog.space import is_full
+from changelog.storage import usable
 from changelog.values import RawText, decode_value
 from changelog.verify.digest import row_names
 from changelog.wire import Header, Page
@@ -36,7 +38,10 @@ POSITION_TABLE = "CREATE TABLE IF NOT EXISTS changelog_position(epoch TEXT, seq 
 
 
 def connect_replica(path: Path_) -> apsw.Connection:
-    """The one writing connection of a replica. Raises DamagedFile, also where the file never became a replica."""
+    """The one writing connection of a replica. Raises DamagedFile, also where the file never became a replica.
+
+    What it holds is on the disk: a process that was killed may have left a commit in the -wal that it had not confirmed.
+    """
     db = connect(path)  # its checkpoints are made by `checkpoint`, when nobody waits for a commit
     pass_guards(db)  # and the application's triggers: what they did on the primary is in the log already
     distrust(db)
@@ -45,6 +50,9 @@ def connect_replica(path: Path_) -> apsw.Connection:
     db.pragma("journal_size_limit", 0)  # else a -wal stays as long as it ever was, and its size says nothing about what waits in it
     try:
         position_of(db)
+        if os.path.exists(db.filename_wal) and os.stat(db.filename_wal).st_size:
+            with usable(path), db:
+                rewrite_wal(db)
     except BaseException:
         db.close()
         raise

@@ -40,12 +40,8 @@ class Room:
     def take(self, size: int) -> None:
         """Before so many bytes are written. Raises DiskFull where they would not leave KEPT_FREE."""
         self._unseen += size
-        if self._unseen >= LOOK_EVERY:
-            self.check(size)
-            self._unseen = 0
-
-    def check(self, size: int) -> None:
-        """Likewise, for what is announced as a whole."""
-        disk = shutil.disk_usage(self._folder)
+        if self._unseen < LOOK_EVERY:
+            return
+        disk, self._unseen = shutil.disk_usage(self._folder), 0
         if size + min(KEPT_FREE, disk.total // SMALLEST_PART) > disk.free:
             raise DiskFull(f"the disk of {self._folder} has {disk.free} bytes left: too few for the {size} that come")

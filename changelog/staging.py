@@ -82,14 +82,18 @@ class Staging:
 
     def discard(self) -> None:
         """Forget the frame."""
-        if self._file is not None:
-            self._file.close()
-        self._path.unlink(missing_ok=True)
-        self._forget()
+        try:
+            if self._file is not None:
+                with suppress(OSError):  # what it still holds in memory does not fit on the disk
+                    self._file.close()
+            self._path.unlink(missing_ok=True)
+        finally:
+            self._forget()
 
     def close(self) -> None:
-        """Let go of the frame; a file of it stays."""
-        self._spill()
+        """Let go of the frame; a file of it stays, unless the disk is full."""
+        with suppress(Unavailable):
+            self._spill()
         if self._file is not None:
             self._file.close()
         self._forget()

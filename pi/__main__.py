@@ -10,6 +10,7 @@ import click
 
 from changelog.errors import DroverError
 from changelog.node.settings import Settings
+from changelog.storage import STORAGE, in_words
 
 COMMANDS = ["adopt", "cert", "key", "pair", "replica", "restore", "serve", "ship", "user"]
 
@@ -53,6 +54,10 @@ class Commands(click.Group):
             cause = exc.message
         except apsw.BusyError:
             cause = "the database is locked by another program; try again when that has ended"
+        except BrokenPipeError:
+            raise  # click knows what it means
+        except (*STORAGE, OSError) as exc:
+            cause = in_words(exc)
         click.echo(f"error: {cause}", err=True)
         sys.exit(1)
 

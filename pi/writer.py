@@ -23,11 +23,13 @@ from typing import Any, Generic, TypeVar
 import apsw
 
 from changelog.connection import WAL_AUTOCHECKPOINT, connect, drop_journal, identity, journal_of, rows
+from changelog.durable import rewrite_wal
 from changelog.errors import DamagedFile, DroverError, Unavailable
 from changelog.lease import checkpoint_lease
 from changelog.log import signed
 from changelog.position import Position
 from changelog.space import is_full
+from changelog.storage import STORAGE, UNUSABLE, in_words
 from pi import farm, herd
 from pi.retention import Retention
 
@@ -42,25 +44,6 @@ LOOK = 1.0  # s between looks, when idle, at whether the file was replaced or it
 DRAIN = 2.5  # s that stop() goes on trying to write what is queued
 HANGS = 15.0  # s after which a transaction that has not ended counts as an outage
 WAL_KEPT = 16 * 2**20  # bytes that the -wal file keeps after a checkpoint
-
-# The whole transaction is tried again after these, whoever's statement met them.
-_STORAGE = (
-    apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError,
-    apsw.ReadOnlyError, apsw.CantOpenError, apsw.CorruptError, apsw.NotADBError,
-)  # fmt: skip
-
-_OUTAGES: tuple[tuple[type[Exception], str], ...] = (  # in words for anybody; the first that fits
-    (apsw.FullError, "the disk is full"),
-    (apsw.BusyError, "another program holds the database locked"),
-    (apsw.LockedError, "another program holds the database locked"),
-    (apsw.ReadOnlyError, "the database is read-only"),
-    (apsw.CorruptError, "the database is damaged"),
-    (apsw.NotADBError, "the database is damaged"),
-    (DamagedFile, "the database is missing or damaged"),
-    (Unavailable, "the database was replaced and is being opened"),
-    (apsw.CantOpenError, "the database is missing or cannot be opened"),
-    (apsw.IOError, "the disk cannot be read or written"),
-)
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +77,7 @@ class _Task:
         db.execute("SAVEPOINT job")
         try:
             self.value = self.job(db)
-        except _STORAGE:
+        except STORAGE:
             raise
         except Exception as exc:
             self.error = exc
@@ -156,6 +139,7 @@ class Writer:
         self._lease = checkpoint_lease(path)
         self._checkpoints = True  # whether they are ours just now, and not the shipper's
         self._asked_at = 0.0  # time.monotonic() of the last look at that
+        self._doubtful = False  # whether the disk failed since it last confirmed all of the -wal: see changelog/durable.py
         self._outage: Exception | None = None  # why nothing can be written
         self._began_at: float | None = None  # time.monotonic() of the begin of the transaction at work
 
@@ -196,7 +180,7 @@ class Writer:
         if not self._thread.is_alive():
             return "the writer is not running"
         if outage is not None:
-            return next((words for kind, words in _OUTAGES if isinstance(outage, kind)), "the database cannot be written")
+            return in_words(outage)
         if began is not None and time.monotonic() - began > HANGS:
             return f"the disk has not confirmed a write for {HANGS:g} s"
         return None
@@ -258,7 +242,7 @@ class Writer:
             self._look()
             if self.retention is not None and self._db is not None and not self._stopping:
                 self.retention.step(self._db, busy=bool(self._tasks))
-        except (*_STORAGE, DroverError) as exc:
+        except (*STORAGE, DroverError, OSError) as exc:
             self._report_outage(exc)
         return True
 
@@ -276,8 +260,10 @@ class Writer:
             try:
                 position = self._commit(group)
                 break
-            except (*_STORAGE, DroverError) as exc:
+            except (*STORAGE, DroverError, OSError) as exc:
                 self._report_outage(exc)
+                if isinstance(exc, UNUSABLE):
+                    self._reopen()
                 if self._give_up_at is not None and time.monotonic() > self._give_up_at:
                     for task in group:
                         task.give_up(Unavailable(f"the Pi stops, and its database could not be written: {exc}", written=False))
@@ -327,9 +313,20 @@ class Writer:
             db = self._present()
             db.execute("BEGIN IMMEDIATE")
             if db.pragma("schema_version") == self._schema_version:
+                if self._doubtful:
+                    self._write_anew(db)
                 return db
             db.execute("ROLLBACK")
             self._reconcile(db)
+
+    def _write_anew(self, db: apsw.Connection) -> None:
+        """In a transaction: what the disk may have lost when it failed is written again, for ours builds on it. Raises OSError."""
+        try:
+            rewrite_wal(db)
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        self._doubtful = False
 
     def _look(self) -> None:
         """See whether the file was replaced, its schema changed, or payloads wait for the worker. Reads only, unless there is work."""
@@ -401,9 +398,17 @@ class Writer:
         db.set_busy_timeout(BUSY)
         db.pragma("journal_size_limit", WAL_KEPT)
         self._db, self._quiet_since, self._checkpoints, self._asked_at = db, None, True, 0.0
+        self._doubtful = True  # nobody knows what this process or an earlier one met
         self._reconcile(db)
         self._journal = journal_of(self.path)
         return db
+
+    def _reopen(self) -> None:
+        """Begin anew with the file that is open; `_present` tries again where that cannot be done now."""
+        self._close()
+        with suppress(*STORAGE, DroverError):
+            if identity(self.path) == self._identity:
+                self._open()
 
     def _leave(self) -> None:
         """Use a file no more that is not at the path any more, complete for whoever moved it away.

@@ -23,6 +23,7 @@ from changelog.node.runner import Role, Service
 from changelog.node.runner import serve as run_role
 from changelog.node.settings import Settings, prepare_data_dir
 from changelog.pull import pull as pull_from
+from changelog.storage import STORAGE, in_words
 from server.app import create_app
 from server.bucket import newest_in_bucket
 from server.credentials import Credentials
@@ -301,8 +302,15 @@ def failing_in_one_line() -> Iterator[None]:
     try:
         yield
     except DroverError as exc:
-        click.echo(exc.message, err=True)
-        sys.exit(1)
+        cause = exc.message
+    except BrokenPipeError:
+        raise  # click knows what it means
+    except (*STORAGE, OSError) as exc:
+        cause = in_words(exc)
+    else:
+        return
+    click.echo(cause, err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

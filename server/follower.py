@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from changelog.errors import (
     DamagedFile,
     DiskFull,
     Divergence,
+    DroverError,
     HistoryTrimmed,
     PositionMismatch,
     ProtocolMismatch,
@@ -26,7 +28,8 @@ from changelog.errors import (
 )
 from changelog.position import Position
 from changelog.replay import TableContents, checkpoint, position_of, replay
-from changelog.space import is_full, require_room
+from changelog.space import require_room
+from changelog.storage import is_damage
 from changelog.wire import Header, Page, decode_frame
 from server.catch_up import CatchUp
 from server.counts import named, row_counts
@@ -42,6 +45,8 @@ from server.verifier import RemotePrimary, Verdict, compare_with
 
 MALFORMED = 3  # frames in a row that do not decode, after which a snapshot is taken
 DISK = "the disk of this server is full"
+A_COPY = f"{DISK}: a copy of the farm"
+BELIEVED = 60.0  # s for which a copy that was too large is not asked for again, if there is no more room
 LOOK_AGAIN = 1.0  # s between looks at the Pi's head, following by snapshots
 Applied = Callable[[int, int], object]  # seq before, seq after; 0 before where it was not by replay, so that the log tells less than all
 HISTORY_CHANGED: tuple[Cause, ...] = ("rewound", "new_epoch")
@@ -83,7 +88,7 @@ class Follower:
         self._catch_up = CatchUp(client, replica.path, self._fetched, stopping.is_set)
         self._malformed = 0  # frames in a row
         self._said = ""  # the reason of the bootstrap that is being tried
-        self._needed = 0  # bytes that it lacked the last time
+        self._needed, self._needed_until = 0, 0.0  # bytes that had no room the last time, and until when (monotonic) that is believed
         self._looked = False
         self.unfamiliar = False  # whether the file was changed, or another one put there, while no server ran
 
@@ -120,6 +125,8 @@ class Follower:
                 return False
             self.advance(db, before, (header, self._counted(pages)), lambda: len(frame))
         except (BrokenFrame, ProtocolMismatch, Divergence, *Broken) as exc:
+            if isinstance(exc, apsw.Error) and not is_damage(exc):
+                raise
             logger.warning("What the Pi pushed does not fit and is asked for: %s", exc)
             return False
         return True
@@ -160,7 +167,8 @@ class Follower:
         Raises Stranger, DiskFull before it has arrived where there is no room for it, and what the Pi or the network refuses with.
         """
         source: Origin = origin or self._client
-        self._require_room(self._needed)  # or the Pi would make a copy in vain at every attempt
+        if time.monotonic() < self._needed_until:
+            require_room(self.file.path.parent, self._needed, A_COPY)  # or the Pi would make a copy in vain at every attempt
         started, incoming = time.monotonic(), self.file.incoming
         remove_database(incoming)
         if (saying := f"{source.name}: {doubt.reason}") != self._said:  # said once, not at every attempt while the Pi is away
@@ -181,7 +189,7 @@ class Follower:
         finally:
             remove_database(incoming)
         self._catch_up.discard()
-        self._said, self._needed = "", 0
+        self._said, self._needed_until = "", 0.0
         self._store.accepted_epoch = position.epoch
         self._state.position(position.epoch, position.seq)
         self._state.following(position.seq)
@@ -255,7 +263,8 @@ class Follower:
         self._catch_up.close()
         self.file.finish()
         if self._looked:
-            self._store.replica_file = self.file.fingerprint()
+            with suppress(DroverError):  # on a full disk; then it is as after a kill
+                self._store.replica_file = self.file.fingerprint()
 
     def _pull(self, wait: int) -> Doubt | None:
         """Pull, or say why a snapshot is needed instead."""
@@ -270,10 +279,9 @@ class Follower:
             if self._malformed < MALFORMED:
                 raise
             return Doubt("divergence", f"what the Pi sends cannot be read: {exc.message}")
-        except Broken as exc:
-            if is_full(exc):
+        except Broken as exc:  # damaged since `doubt` looked, some milliseconds ago
+            if not is_damage(exc):
                 raise
-            # damaged since `doubt` looked, some milliseconds ago
             self.file.close()
             return Doubt("damaged", f"{self.file.path} is damaged: {exc}")
         return None
@@ -311,9 +319,9 @@ class Follower:
 
     def _opened(self, position: Position) -> None:
         if not self._looked:  # the first time; after a kill nothing is known, and nothing suspected
-            self._looked = True
             self.unfamiliar = self._store.replica_file not in (None, self.file.fingerprint())
             self._store.replica_file = None
+            self._looked = True
         self._state.position(position.epoch, position.seq)
         if self._store.accepted_epoch is None:  # server.db was lost, the replica was not
             self._store.accepted_epoch = position.epoch
@@ -326,9 +334,9 @@ class Follower:
 
     def _require_room(self, needed: int, whole: int | None = None) -> None:
         try:
-            require_room(self.file.path.parent, needed, f"{DISK}: a copy of the farm")
+            require_room(self.file.path.parent, needed, A_COPY)
         except DiskFull:
-            self._needed = whole or needed
+            self._needed, self._needed_until = whole or needed, time.monotonic() + BELIEVED
             raise
 
     def _fetched(self, header: Header, reached: Position, rows: int) -> None:

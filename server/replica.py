@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 
 from changelog.connection import Path_, connect, identity, one
-from changelog.errors import DamagedFile, DiskFull, Unavailable
+from changelog.errors import DamagedFile, Unavailable
 
 CONNECTIONS = 8  # at most so many pages read at once, the others wait
 WAIT_FOR_CONNECTION = 10.0  # s
@@ -167,7 +167,7 @@ class Replica:
             return reader
         try:
             reader = _Reader(file, self._life, connect(self.path, readonly=True))
-        except (*FileBroke, DiskFull, apsw.BusyError) as exc:
+        except (*FileBroke, Unavailable, apsw.BusyError) as exc:
             logger.debug("replica not opened file=%s cause=%s", self.path, exc)
             return None
         with self._room:

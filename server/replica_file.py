@@ -18,7 +18,7 @@ from changelog.position import Position
 from changelog.reader import descends
 from changelog.replay import connect_replica, position_of
 from changelog.rescue.lost import Rescued, keep_lost
-from changelog.space import is_full
+from changelog.storage import in_words, is_damage
 from server.clock import utc_text
 from server.indexes import add_indexes
 from server.replica import Replica
@@ -89,9 +89,15 @@ class ReplicaFile:
         db = self._db
         if db is None or db.pragma("schema_version") == self._indexed_schema:
             return
-        with db:
-            keep_guards(db)
-        add_indexes(db)
+        try:
+            with db:
+                keep_guards(db)
+            add_indexes(db)
+        except (apsw.FullError, apsw.IOError) as exc:
+            if is_damage(exc):
+                raise
+            logger.warning("the indexes for the pages wait to be made: %s", in_words(exc))
+            return
         self._indexed_schema = db.pragma("schema_version")
 
     def install(self, incoming: Path) -> Rescued | None:
@@ -159,7 +165,7 @@ class ReplicaFile:
             rescued = keep_lost(db, incoming, self.path)
             carry_over(db, incoming)
         except Broken as exc:
-            if is_full(exc):
+            if not is_damage(exc):  # the disk does not take what is to be kept: nothing may be replaced yet
                 raise
             logger.warning("The older history cannot be read, it stays in the old file: %s", exc)
             return None
@@ -171,9 +177,13 @@ class ReplicaFile:
     def _open(self) -> None:
         self._file, self._size = identity(self.path), 0
         self._db = connect_replica(self.path)
-        remove_database(self.incoming)  # of a process that was killed
-        self._adopt(self._db)
-        self._journal = journal_of(self.path)
+        try:
+            remove_database(self.incoming)  # of a process that was killed
+            self._journal = journal_of(self.path)
+            self._adopt(self._db)
+        except BaseException:
+            self.close()
+            raise
 
     def _adopt(self, db: apsw.Connection) -> None:
         self._readers.trusted = self._file

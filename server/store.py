@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple
 import apsw
 
 from changelog.connection import Path_, connect, identity, one, remove_journal
-from changelog.errors import Conflict, DamagedFile, DiskFull, NotFound
-from changelog.space import is_full
+from changelog.errors import Conflict, DamagedFile, DiskFull, DroverError, NotFound
+from changelog.storage import STORAGE, is_damage, unusable, usable
 from server.clock import utc_text
 from server.paging import Page, page_of
 
@@ -72,6 +72,9 @@ class Totals(NamedTuple):
     last_sync_time: str | None
 
 
+NOTHING = Totals(0, 0, 0, 0, None)
+
+
 class LastVerify(NamedTuple):
     """The newest comparison with the Pi: when (UTC), whether nothing differed, and the result in words."""
 
@@ -105,7 +108,7 @@ class Store:
         self._checkpoints, self._clock = checkpoints, clock
         self._connection: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._gained = Totals(0, 0, 0, 0, None)  # not yet in the file
+        self._gained = NOTHING  # not yet in the file
         self._line: HistoryLine | None = None  # the newest line of the history, still growing
         self._line_began = self._flushed_at = clock()
         self._line_id: int | None = None  # its row, once it was flushed
@@ -183,19 +186,20 @@ class Store:
             self.flush()
 
     def flush(self) -> None:
-        """Write the counters and the newest history line. Where the disk is full they stay in memory, and are written later."""
+        """Write the counters and the newest history line. On a disk that cannot be written they wait in memory: no sync fails for that."""
         with self._lock:
+            self._flushed_at = self._clock()
             try:
                 with self._db() as db, db:
-                    if self._line is not None:
-                        self._write_line(db, self._line)
-                    db.execute("DELETE FROM sync_history WHERE ended_at < ?", (utc_text(HISTORY_KEPT),))
                     self._write_totals(db)
-            except DiskFull as exc:
+                    line_id = self._line_id if self._line is None else self._write_line(db, self._line)
+                    db.execute("DELETE FROM sync_history WHERE ended_at < ?", (utc_text(HISTORY_KEPT),))
+            except DiskFull as exc:  # which the sync service says
                 logger.debug("counters are kept in memory cause=%s", exc)
+            except DroverError as exc:
+                logger.warning("the history of syncs waits to be written: %s", exc.message)
             else:
-                self._gained = Totals(0, 0, 0, 0, None)
-            self._flushed_at = self._clock()
+                self._gained, self._line_id = NOTHING, line_id
 
     def totals(self) -> Totals:
         """The totals of all starts, up to this moment."""
@@ -264,10 +268,10 @@ class Store:
             assert self._connection is not None
             try:
                 yield self._connection
-            except (apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.FullError) as exc:
-                if is_full(exc):
-                    raise DiskFull(f"{self.path} cannot be written: its disk is full") from exc
+            except STORAGE as exc:
                 self._drop()
+                if not is_damage(exc):
+                    raise unusable(self.path, exc) from exc
                 self._set_aside(exc)
                 raise DamagedFile(f"{self.path} was damaged and is made anew: {exc}", path=str(self.path)) from exc
 
@@ -277,13 +281,14 @@ class Store:
             remove_journal(self.path)
         self._drop()
         self._line_id = None
-        try:
-            self._connection = self._prepared()
-        except (DamagedFile, apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.FullError) as exc:
-            if is_full(exc):
-                raise DiskFull(f"{self.path} cannot be made: its disk is full") from exc
-            self._set_aside(exc)
-            self._connection = self._prepared()
+        with usable(self.path):
+            try:
+                self._connection = self._prepared()
+            except (DamagedFile, *STORAGE) as exc:
+                if not isinstance(exc, DamagedFile) and not is_damage(exc):
+                    raise
+                self._set_aside(exc)
+                self._connection = self._prepared()
         self._file = identity(self.path)
 
     def _prepared(self) -> apsw.Connection:
@@ -327,13 +332,15 @@ class Store:
         self._line, self._line_id, self._line_began = HistoryLine(now, now, kind, outcome, reason), None, self._clock()
         return self._line
 
-    def _write_line(self, db: apsw.Connection, line: HistoryLine) -> None:
-        self._line_id = one(
+    def _write_line(self, db: apsw.Connection, line: HistoryLine) -> int:
+        """The id of its row."""
+        found: int = one(
             db,
             """INSERT OR REPLACE INTO sync_history(id, started_at, ended_at, kind, outcome, reason, times, records, bytes, seconds)
                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id""",
             (self._line_id, *astuple(line)),
         )
+        return found
 
 
 def _sum(a: Totals, b: Totals) -> Totals:

@@ -16,6 +16,7 @@ from typing import Any
 from changelog.errors import Conflict, DiskFull, DroverError, Stranger, Unauthorized, Unreachable
 from changelog.node.settings import Settings
 from changelog.space import is_full
+from changelog.storage import STORAGE, UNUSABLE, unusable
 from server.bucket import Bucket, bucket_of
 from server.credentials import Credentials
 from server.follower import DISK, Applied, Follower
@@ -153,7 +154,9 @@ class SyncService:
             self._client.keep_trust()
             self._upkeep.step()
         except Exception as exc:  # what nobody foresaw ends one turn, not the service
-            if not isinstance(exc, DroverError) and not is_full(exc):
+            if isinstance(exc, UNUSABLE):
+                self.follower.file.close()
+            if not isinstance(exc, (DroverError, *STORAGE, OSError)):
                 logger.exception("Database sync met an unexpected error")
             self._failed(_in_our_words(exc), failure_cause(exc))
             self._offers.pull_soon()
@@ -264,6 +267,8 @@ def _in_our_words(exc: Exception) -> DroverError:
     """What ended a turn; a full disk is one thing, whichever file met it."""
     if is_full(exc) and not (isinstance(exc, DiskFull) and "needed" in exc.facts):
         return DiskFull(FULL)
+    if isinstance(exc, (*STORAGE, OSError)):
+        return unusable("the replica", exc)
     return exc if isinstance(exc, DroverError) else DroverError(f"{type(exc).__name__}: {exc}")
 
 

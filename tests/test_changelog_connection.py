@@ -15,7 +15,7 @@ import pytest
 from changelog_parts import shell_run, wait_until
 
 from changelog import connection
-from changelog.connection import connect, identity, one, rows, sync_wal
+from changelog.connection import connect, identity, one, rows
 from changelog.errors import DamagedFile
 
 
@@ -159,23 +159,6 @@ def test_a_replaced_file_has_another_identity(tmp_path: Path, path: Path) -> Non
     assert identity(path) not in (None, before)
     path.unlink()
     assert identity(path) is None
-
-
-def test_a_wal_is_synced_where_it_is_and_known_by_its_header(tmp_path: Path, path: Path, db: apsw.Connection) -> None:
-    (tmp_path / "link.db").symlink_to(path)
-    linked = connect(tmp_path / "link.db")
-    db.execute("INSERT INTO t VALUES(1)")
-    header = sync_wal(linked)
-    assert header == sync_wal(db) == Path(f"{path}-wal").read_bytes()[:32]
-    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    assert sync_wal(linked) == b""
-    db.execute("INSERT INTO t VALUES(2)")
-    assert sync_wal(linked) not in (b"", header)
-    linked.close()
-    linked = connect(tmp_path / "link.db")
-    Path(f"{path}-wal").unlink()
-    assert sync_wal(linked) == b""  # nothing to do
-    linked.close()
 
 
 def test_readers_go_on_while_a_writer_waits(path: Path, db: apsw.Connection) -> None:

@@ -16,6 +16,7 @@ from lying_pi import Barn
 
 from changelog import space
 from changelog.connection import connect, one, rows
+from server import follower
 from server.pi_client import SQLITE_MEDIA_TYPE
 
 MiB = 2**20
@@ -27,6 +28,12 @@ def barn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Barn]:
     made = Barn(tmp_path_factory.mktemp("barn"))
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a copy is too large is believed for no time, so that the next test needs not wait."""
+    monkeypatch.setattr(follower, "BELIEVED", 0.0)
 
 
 Forge = Callable[[apsw.Connection], object]

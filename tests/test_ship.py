@@ -335,13 +335,13 @@ def test_what_is_lost_in_the_middle_is_noticed_and_the_newest_state_can_be_resto
         lost.unlink()
     with pytest.raises(DamagedObject):
         restored(trial.store, trial.folder / "restored.db")
-    trial.shipper._upkeep._step()
+    trial.shipper._upkeep.step()
     trial.shipper._status.write()
     assert {sample.name: sample.value for metric in metrics(trial.path, 0) for sample in metric.samples}["drover_ship_upkeep_failing"] == 1
     trial.ship()
     trial.ship()
     assert [file.name for file in trial.store.list(9)] == [Name(9, 1, 5)]
-    trial.shipper._upkeep._step()
+    trial.shipper._upkeep.step()
     assert trial.shipper._status.status.upkeep == ""
     trial.commit()
     trial.ship()

@@ -16,6 +16,7 @@ from changelog.audit import printable
 from changelog.connection import connect
 from changelog.errors import BadRequest, Divergence, DroverError, NotAPrimary
 from changelog.install import is_installed
+from changelog.storage import in_words
 
 FAILED, USAGE, DIVERGED = 1, 2, 3  # exit codes
 
@@ -35,6 +36,11 @@ class Commands(click.Group):
             for line in str(exc).splitlines():
                 click.echo(f"error: {printable(line)}", err=True)
             sys.exit(USAGE if isinstance(exc, BadRequest) else DIVERGED if isinstance(exc, Divergence) else FAILED)
+        except BrokenPipeError:
+            raise  # click knows what it means
+        except OSError as exc:
+            click.echo(f"error: {in_words(exc)}", err=True)
+            sys.exit(FAILED)
         except KeyboardInterrupt:  # the way to end --follow
             sys.exit(0)
 

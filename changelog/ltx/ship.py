@@ -24,13 +24,14 @@ from changelog.ltx.chain import Chain, StoreAway, chain_in, chain_of
 from changelog.ltx.fence import Fence
 from changelog.ltx.sign import Complete
 from changelog.ltx.staging import Staging, in_words
-from changelog.ltx.status import StatusFile, folder_of, running_lease
+from changelog.ltx.status import Status, StatusFile, folder_of, running_lease
 from changelog.ltx.store.names import Store
 from changelog.ltx.tail import Change, Tail
 from changelog.ltx.upkeep import Upkeep
 from changelog.ltx.upload import Backoff, Uploader
 from changelog.ltx.wake import Wake
 from changelog.ltx.wal import TornWal
+from changelog.storage import usable
 
 SPACING = 0.25  # s between two files: a steady writer gives four a second, a lone commit goes at once
 SPACING_AWAY = 5.0  # s, while the store takes nothing
@@ -54,8 +55,13 @@ class Shipper:
         self._running.take()
         self._path, self._store, self._max_backlog, self._clock = path, store, max_backlog, clock
         self._folder = folder = folder_of(path)
-        self.staging = Staging(folder)
-        self.fence = Fence(store, folder)
+        try:
+            self.staging = Staging(folder)
+            with usable(folder):
+                self.fence = Fence(store, folder)
+        except BaseException:
+            self._running.release()
+            raise
         self._status = StatusFile(path)
         self._status.set(store=store.url)
         self.uploader = Uploader(self.staging, store, self.fence, self._status, clock)
@@ -69,6 +75,11 @@ class Shipper:
         self._full = False  # the backlog was dropped; nothing is staged before the store is back
         self._failure, self._away = "", False  # why this side stands still, and whether that is the store's fault
         self._backoff = Backoff()  # for the first look at the store
+
+    @property
+    def status(self) -> Status:
+        """Where it stands."""
+        return self._status.status
 
     def take_over(self) -> None:
         """Ship from here from now on, whoever shipped to this place before: after what is there a whole database follows."""
@@ -170,9 +181,9 @@ class Shipper:
             return False
         chain = self._chain_now()
         self._close_left()
-        self._lease.take()
         tail = Tail(self._path)
         try:
+            self._lease.take()
             if chain.page_size not in (0, tail.page_size):
                 raise Conflict(
                     f"{self._path} has pages of {tail.page_size} bytes, what {self._store.url} holds has {chain.page_size}:"
@@ -261,10 +272,12 @@ class Shipper:
         """When too much waits for the store, forget it, and let the -wal go its way."""
         if self.staging.behind_first() <= self._max_backlog:
             return
-        dropped = self.staging.drop()
-        self._chain = self._chain_now()
-        self._full = True
-        self._let_go()
+        try:
+            dropped = self.staging.drop()
+        finally:  # where not all could be dropped, what follows the rest is made anew just the same
+            self._chain = self._chain_now()
+            self._full = True
+            self._let_go()
         logger.warning(
             "more than SHIP_MAX_BACKLOG waits for the store: %d files are dropped, and a whole database follows when it is back;"
             " states between are lost, data is not",

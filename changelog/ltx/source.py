@@ -20,6 +20,7 @@ from changelog.position import Position, ancestors_of, epoch_of
 from changelog.reader import READ_ROWS, check_position, frame_header, read_log
 from changelog.replay import position_of, replay
 from changelog.rescue.common import nonce_at
+from changelog.storage import is_damage
 from changelog.values import Value
 from changelog.wire import Header, Page, decode_frame, encode_frame
 
@@ -64,6 +65,8 @@ class BucketSource:
                 raise Unavailable("the newest state in the store is in the middle of a change of its schema: the next one is waited for")
             yield db
         except BROKEN as exc:
+            if not is_damage(exc):  # it is only read here: a disk that cannot be written is that of the replica
+                raise
             self._mirror.forget()
             raise DamagedFile(f"{self._mirror.path} is damaged and is restored anew: {exc}") from exc
         finally:

@@ -103,7 +103,7 @@ class Staging:
         staged = self._write(path, change, name, timestamp_ms)
         with self._changed:
             if not self._waiting and self._newest is not None:
-                self._newest.path.unlink(missing_ok=True)  # it was put, and says no more where the tailer stands
+                _remove(self._newest)  # it was put, and says no more where the tailer stands
             self._waiting.append(staged)
             self._newest = staged
             self._changed.notify_all()
@@ -129,24 +129,29 @@ class Staging:
             if staged.name.level == SNAPSHOTS:
                 if staged is self._image:
                     self._image = None
-                    staged.path.unlink(missing_ok=True)
+                    _remove(staged)
                 return
             self._waiting = [other for other in self._waiting if other is not staged]
             if staged is not self._newest:
-                staged.path.unlink(missing_ok=True)
+                _remove(staged)
 
     def drop(self) -> int:
-        """Forget all that waits but the first, of which nobody knows whether the store has it; returns how many."""
+        """Forget all that waits but the first, of which nobody knows whether the store has it; returns how many.
+
+        Raises OSError; what could not be forgotten then waits as before.
+        """
+        dropped = 0
         with self._changed:
-            dropped, self._waiting = self._waiting[1:], self._waiting[:1]
-            for staged in reversed(dropped):  # at any moment those that are left follow each other
-                staged.path.unlink(missing_ok=True)
-            self._newest = self._waiting[0] if self._waiting else self._newest
             if self._image is not None:
-                self._image.path.unlink(missing_ok=True)
+                _remove(self._image)
                 self._image = None
+            while len(self._waiting) > 1:
+                self._waiting[-1].path.unlink(missing_ok=True)  # in this order: at any moment those that are left follow each other
+                self._waiting.pop()
+                self._newest = self._waiting[-1]
+                dropped += 1
         sync_path(self._folder)
-        return len(dropped)
+        return dropped
 
     def clear(self) -> None:
         """Forget everything: the store has become another one."""
@@ -182,6 +187,12 @@ class Staging:
                     left.unlink(missing_ok=True)
             raise
         return Staged(path, name, header, written.size, change.mark.checksum)
+
+
+def _remove(staged: Staged) -> None:
+    """It is in the store. Where it stays here it is put once more after a restart, which the store knows to be the same."""
+    with suppress(OSError):
+        staged.path.unlink(missing_ok=True)
 
 
 def _staged(path: Path) -> Staged:

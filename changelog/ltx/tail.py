@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import apsw
 
 from changelog.connection import Path_, connect, one
+from changelog.durable import DurableWal
 from changelog.errors import ConfigError
 from changelog.ltx.wal import NO_SALTS, Mark, TornWal, WalFile
 
@@ -54,6 +55,7 @@ class Tail:
         """Open it. Raises DamagedFile, or ConfigError when it is not in WAL mode."""
         self._open: list[apsw.Connection] = []
         self._wal: WalFile | None = None
+        self._durable = DurableWal()
         self._file: apsw.VFSFile | None = None
         try:
             self._held, self._spare, self._control, self._writer = (self._connect(path) for _ in range(4))
@@ -93,6 +95,7 @@ class Tail:
             self._file.xClose()
         if self._wal is not None:
             self._wal.close()
+        self._durable.close()
 
     def resume(self, mark: Mark, size: int) -> bool:
         """Go on after `mark`, where the database had `size` pages; False when it cannot be proved that nothing is missing after it."""
@@ -114,7 +117,7 @@ class Tail:
         """
         salts, frames, moved = self._look()
         if self.mark is None:
-            self._wal_file.sync()
+            self._durable.sync(self._control)
             return self._whole(salts, frames, moved)
         if not frames or (salts, frames) == (self.mark.salts, self.mark.frame):
             if (salts, frames, moved) != self._held_at:  # somebody checkpoints, and waits for us: RESTART and TRUNCATE stop all writers
@@ -124,7 +127,7 @@ class Tail:
         after = self.mark.frame if salts == self.mark.salts else 0
         if frames < after:
             raise TornWal
-        self._wal_file.sync()
+        self._durable.sync(self._control)
         return self._changed(salts, after, frames)
 
     def whole(self, change: Change | None) -> Change:

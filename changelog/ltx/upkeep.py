@@ -29,7 +29,7 @@ class Upkeep:
     """
 
     def __init__(self, store: Store, folder: Path, allowed: Callable[[], bool], mend: Callable[[], object], status: StatusFile) -> None:
-        self._compactor = Compactor(store, folder)
+        self.compactor = Compactor(store, folder)
         self._allowed, self._mend, self._status = allowed, mend, status
         self._mended_at = -MEND_EVERY  # time.monotonic()
         self._stopping = threading.Event()
@@ -48,12 +48,13 @@ class Upkeep:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # Linux knows threads by it
         while not self._stopping.wait(INTERVAL):
             if self._allowed():
-                self._step()
+                self.step()
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Do what is due, whatever comes of it: the status tells."""
         failed = self._status.status.upkeep
         try:
-            self._compactor.step()
+            self.compactor.step()
             cause = ""
         except (DroverError, OSError) as exc:
             cause = str(exc) or type(exc).__name__

@@ -128,21 +128,26 @@ class Uploader:
         self._signed_at = time.monotonic()
         self._backoff.reset()
 
+    def turn(self, seconds: float) -> bool:
+        """`step`, or else a sign, whatever comes of it; False also when it failed, after a pause."""
+        try:
+            if self.step(seconds):
+                return True
+            self.sign()
+        except Fenced as exc:
+            self._fence.close(exc.message)
+            logger.error("fenced, nothing is shipped any more: %s", self._fence.cause)
+        except (DroverError, OSError) as exc:
+            self.failed(str(exc) or type(exc).__name__)
+        except Exception as exc:  # whatever a store's client raises besides: it is tried for ever
+            logger.exception("an upload failed")
+            self.failed(type(exc).__name__)
+        return False
+
     def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
-                if not self.step(IDLE):
-                    self.sign()
-                    if self._fence.cause:
-                        self._stopping.wait(IDLE)
-            except Fenced as exc:
-                self._fence.close(exc.message)
-                logger.error("fenced, nothing is shipped any more: %s", self._fence.cause)
-            except (DroverError, OSError) as exc:
-                self.failed(str(exc) or type(exc).__name__)
-            except Exception as exc:  # whatever a store's client raises besides: it is tried for ever
-                logger.exception("an upload failed")
-                self.failed(type(exc).__name__)
+            if not self.turn(IDLE) and self._fence.cause:
+                self._stopping.wait(IDLE)
 
     def failed(self, cause: str) -> None:
         """Remember an attempt that failed, say why once, and pause."""

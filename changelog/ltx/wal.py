@@ -51,10 +51,6 @@ class WalFile:
         """Close it."""
         os.close(self._fd)
 
-    def sync(self) -> None:
-        """Bring what is written to the disk, whoever wrote it and with whatever `synchronous`."""
-        os.fdatasync(self._fd)
-
     def header(self) -> bytes:
         """The 32 bytes; fewer while nothing was written."""
         return os.pread(self._fd, HEADER, 0)

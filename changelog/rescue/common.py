@@ -9,7 +9,7 @@ import apsw
 
 from changelog.connection import one
 from changelog.position import ancestors_of, epoch_of
-from changelog.rescue.logcopy import is_damage
+from changelog.storage import is_damage
 
 
 def common_seq(ours: apsw.Connection, theirs: apsw.Connection) -> int:

@@ -12,20 +12,14 @@ from changelog.apply import mark
 from changelog.connection import rows
 from changelog.install import slot_count, widen
 from changelog.layout import slot_names
+from changelog.storage import is_damage
 from changelog.values import RawText, Value, exact_rows
 from changelog.wire import FACTS
 
 READ_ROWS = 4_096  # in one go, where rows are read one by one
 UNREADABLE_ROWS = 16  # a stretch of so few is given up when it cannot be read
 
-_READ_FAILED = {apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS, apsw.SQLITE_IOERR_DATA}
-
 logger = logging.getLogger(__name__)
-
-
-def is_damage(exc: BaseException) -> bool:
-    """Whether a file that was read is damaged, in contrast to a disk that cannot be written."""
-    return isinstance(exc, apsw.CorruptError | apsw.NotADBError) or getattr(exc, "extendedresult", None) in _READ_FAILED
 
 
 def copy_log(source: apsw.Connection, target: apsw.Connection, first: int, last: int) -> int:

@@ -22,8 +22,9 @@ from changelog.install import describe_as, masks_of
 from changelog.log import head
 from changelog.position import Position
 from changelog.rescue.common import common_seq, nonce_at
-from changelog.rescue.logcopy import copy_log, is_damage
+from changelog.rescue.logcopy import copy_log
 from changelog.schema import read_tables, schema_objects
+from changelog.storage import is_damage
 
 MODE = 0o660  # as the databases: an operator of the group may look
 PATTERN = "*.rescued-*.db"

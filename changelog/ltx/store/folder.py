@@ -7,8 +7,9 @@ import io
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,8 @@ from changelog.connection import sync_path
 from changelog.errors import BadRequest, Conflict, DroverError, Forbidden, NotFound, Unavailable
 from changelog.ltx.store.names import ALL, Name, Stored, Taken, same_content
 
+TEMPORARY = ".tmp"
+ABANDONED = 3600.0  # s after which nobody writes a temporary file any more
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what FAT and others say to a second name for a file
 
 
@@ -59,16 +62,21 @@ class FolderStore:
         path = self._path(name)
         with _asked(path):
             if if_absent and path.exists():
+                sync_path(path.parent)  # whoever put it there may have been killed before he did
                 return self._taken(name, file)
             self._make_folder(path.parent)
             taken = not self._write(path, file, if_absent, timestamp_ms)
         return self._taken(name, file) if taken else None
 
     def delete(self, names: Iterable[Name]) -> None:
-        """Remove files."""
+        """Remove files, and what a process that was killed left beside them."""
+        names = list(names)
         for name in names:
             with _asked(self._path(name)):
                 self._path(name).unlink(missing_ok=True)
+        for folder in {self._path(name).parent for name in names}:
+            with _asked(folder, absent=None):
+                _remove_left_overs(folder)
 
     def timestamp(self, name: Name) -> int:
         """Its mtime."""
@@ -111,7 +119,7 @@ class FolderStore:
 
     def _write(self, path: Path, file: BinaryIO, if_absent: bool, timestamp_ms: int | None = None) -> bool:
         """Whether it was written: not, where `if_absent` and there is a file of that name."""
-        beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+        beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
             file.seek(0)
             with beside.open("wb") as out:
@@ -125,7 +133,12 @@ class FolderStore:
             else:
                 os.replace(beside, path)
                 placed = True
-            sync_path(path.parent)
+            try:
+                sync_path(path.parent)
+            except OSError:
+                if placed:  # a second sync would prove nothing: it is to be put anew
+                    path.unlink(missing_ok=True)
+                raise
         finally:
             beside.unlink(missing_ok=True)
         return placed
@@ -135,7 +148,18 @@ class FolderStore:
             return
         self._make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        sync_path(folder.parent)
+        try:
+            sync_path(folder.parent)
+        except OSError:
+            folder.rmdir()  # likewise
+            raise
+
+
+def _remove_left_overs(folder: Path) -> None:
+    for left in folder.glob(f"*{TEMPORARY}"):
+        with suppress(FileNotFoundError):  # ended just now
+            if time.time() - left.stat().st_ctime > ABANDONED:  # its mtime is that of the file that it was to become
+                left.unlink()
 
 
 def link_new(beside: Path, path: Path) -> bool:
