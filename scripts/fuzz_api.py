@@ -38,6 +38,7 @@ ELSEWHERE = {"X-Forwarded-For": "192.0.2.7"}  # then nobody is taken for a progr
 WITH_FRAMES = ("/api/sync/changes", "/api/sync/full-export")
 FRAMES = "application/x-ndjson, application/vnd.sqlite3"
 SHOWN = 400  # characters of an answer that is not as it should be
+REFUSALS = ["400", "401", "403", "404", "405", "409", "413", "414", "415", "429", "431"]  # of what is not as described
 # That valid data is taken depends on what is in the tables, and what the printable characters are, no JSON schema tells.
 LEFT_OUT = ("positive_data_acceptance", "use_after_free", "ensure_resource_availability", "object_level_authorization")
 
@@ -114,7 +115,7 @@ def _config(url: str, certificate: Path, caller: Caller, examples: int, edges: b
             "parameters": {"wait": "0"} | caller.parameters,  # nobody waits half a minute for a change
             "generation": {"max-examples": examples, "deterministic": True, "database": "none"},
             "phases": phases | {"fuzzing": {"enabled": examples > 0}},
-            "checks": {name: {"enabled": False} for name in LEFT_OUT},
+            "checks": {name: {"enabled": False} for name in LEFT_OUT} | {"negative_data_rejection": {"expected-statuses": REFUSALS}},
         }
     )
 

@@ -20,6 +20,7 @@ from changelog.reconcile import reconcile, run_ddl
 from changelog.replay import connect_replica, position_of, replay
 from changelog.values import encode_row
 from changelog.wire import decode_frame
+from scripts.fuzz_wire import sealed
 
 SCHEMA = """CREATE TABLE pens(id INTEGER PRIMARY KEY, pen TEXT UNIQUE, capacity);
 CREATE TABLE tags(tag TEXT, at TEXT);
@@ -186,7 +187,7 @@ def test_a_schema_change_from_a_lying_primary_changes_nothing(primary: Path, rep
         change = json.loads(values[11])
         change["objects"] = [[kind, name, table, LIES[lie] if name == "x" else sql] for kind, name, table, sql in change["objects"]]
         values[11] = json.dumps(change)
-        frame = b"\n".join([head, encode_row(tuple(values)).encode(), end, b""])
+        frame = sealed(b"\n".join([head, encode_row(tuple(values)).encode(), end, b""]))
         before = contents(replica)
         with pytest.raises(Divergence):
             replay(db, *decode_frame([frame]))

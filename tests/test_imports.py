@@ -26,7 +26,7 @@ HOMES = {  # a package, and the only places that import it
     "serial": ["pi/serial_reader.py"],
     "engineio": ["changelog/node/sockets.py", "server/pi_socket.py"],
     "socketio": ["changelog/node/sockets.py", "server/pi_socket.py"],
-    "urllib3": ["server/pi_client.py"],
+    "urllib3": ["server/pi_client.py", "server/pi_writer.py"],
     "watchdog": ["changelog/commits.py"],
     "websocket": ["server/pi_socket.py"],
     "zstandard": ["changelog/compression.py"],

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+from changelog_parts import damage
 from checkout import ROOT, STOP_LIMIT, Checkout
 from farm_processes import eventually
 from packaging.markers import default_environment
@@ -217,8 +218,7 @@ def test_resync_proves_that_both_sides_are_identical_and_finds_a_corrupted_cell(
             assert re.search(r"position before +\w+/\d+/\S+\nposition after +\w+/\d+/\S+\nrows +\d+\nboth sides +identical", done.stdout), (
                 done.stdout
             )
-            wrong = "UPDATE users SET username='somebody else'"
-            assert checkout.run("sqlite3", "-cmd", ".timeout 5000", "data/replica.db", wrong).returncode == 0
+            damage(checkout.data / "replica.db", "UPDATE users SET username='somebody else'")
             corrupted = checkout.run("scripts/resync.sh", *arguments)
             assert corrupted.returncode == 3
             assert "DIFFERED from the Pi in users" in corrupted.stdout
