@@ -72,7 +72,7 @@ def _cells(figure: Figure, bound: Bound) -> Sequence[str]:
     peers = [f"{figure.peer}: {number(figure.of_peer.median)}"] if figure.of_peer else []
     peers += [f"the document says {number(figure.claim)} ({number(figure.value('gain'))} x)"] if figure.claim is not None else []
     return (
-        figure.name.partition(".")[2],
+        _label(figure),
         f"{number(found.median)} {figure.unit}",
         number(most),
         ", ".join(peers),
@@ -80,6 +80,14 @@ def _cells(figure: Figure, bound: Bound) -> Sequence[str]:
         ", ".join(map(str, bound.target)),
         WORDS[bound.reached(figure)],
     )
+
+
+def _label(figure: Figure) -> str:
+    """Its name without the part, with its place on the curve where that does not stand in it."""
+    name = figure.name.partition(".")[2]
+    if figure.at is None or any(char.isdigit() for char in name):
+        return name
+    return f"{name}, {figure.at:,.0f} {figure.axis}"
 
 
 def as_json(figures: Sequence[Figure], bounds: Bounds, facts: Mapping[str, str]) -> str:
