@@ -90,7 +90,7 @@ class FrameSplitter:
         """What the buffer still holds, when the line has been silent: a radio writes a frame in one go, so the first one is broken."""
         found: list[Frame | BadFrame] = []
         while self._buffer:
-            found += self._resync("broken off")
+            found += self._resync("broken off", over=True)
             found += self._frames()
         return found
 
@@ -148,12 +148,13 @@ class FrameSplitter:
         del self._buffer[: tail.end()]
         return [frame]
 
-    def _resync(self, reason: str) -> list[Frame | BadFrame]:
-        """Give up what the buffer starts with, up to where the next line or frame may begin."""
+    def _resync(self, reason: str, *, over: bool = False) -> list[Frame | BadFrame]:
+        """Give up what the buffer starts with, up to where the next line or frame may begin; `over`: nothing of one is still to come."""
         start, newline = self._buffer.find(_FRAME_START, 1), self._buffer.find(b"\n")
         ends = [end for end in (start, newline + 1) if end > 0]
         self._lost = not ends
-        return [BadFrame(self._take(min(ends, default=len(self._buffer)))[:MAX_LINE], reason)]
+        begun = 0 if over else next((n for n in range(len(_FRAME_START) - 1, 0, -1) if self._buffer.endswith(_FRAME_START[:n])), 0)
+        return [BadFrame(self._take(min(ends, default=len(self._buffer) - begun))[:MAX_LINE], reason)]
 
     def _take(self, length: int) -> bytes:
         taken = bytes(self._buffer[:length])

@@ -38,6 +38,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 EDITS = st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from("xid"), st.binary(min_size=1, max_size=3)), max_size=4)
+LTX_PAGES = [(pgno, bytes([pgno]) * 512) for pgno in (1, 2, 3)]
 LTX_HEADER = LtxHeader(page_size=512, commit=3, min_txid=1, max_txid=1, timestamp_ms=1_790_000_000_000)
 
 
@@ -165,7 +166,7 @@ def check_value(value: Any) -> None:
 @cache
 def small_ltx(encoding: Any) -> bytes:
     file = io.BytesIO()
-    encode(file, LTX_HEADER, [(pgno, bytes([pgno]) * 512) for pgno in (1, 2, 3)], encoding)
+    encode(file, LTX_HEADER, LTX_PAGES, encoding)
     return file.getvalue()
 
 
@@ -183,7 +184,7 @@ def check_ltx(data: bytes) -> None:
         pages = list(decoder)
     except DamagedObject:
         return
-    assert [pgno for pgno, _ in pages] == sorted({pgno for pgno, _ in pages}) and data in (small_ltx("block"), small_ltx("frame"))
+    assert pages == LTX_PAGES  # damage to how a page is packed may do no harm to it
 
 
 # --- settings

@@ -115,3 +115,16 @@ def test_any_noise_between_frames_loses_no_whole_frame_after_a_line_end():
         good += sum(isinstance(frame, Frame) and frame.payload == PAYLOAD for frame in found)
         sent += 1
     assert good == sent
+
+
+NOISE = (b"+RCV=" + bytes(13), b"+RCV=1,9,", b"+RCV=x", b"+", b"+RC", bytes(700), b"\xaa" * 1_299 + b"+R", b"+RCV=1,300,")
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_a_good_frame_right_behind_noise_is_heard_wherever_the_bytes_are_cut(noise: bytes) -> None:
+    stream = noise + b"+RCV=1,%d,%s,-71,9\r\n" % (len(PAYLOAD), PAYLOAD)
+    for cut in range(len(stream) + 1):
+        splitter = FrameSplitter()
+        found = splitter.feed(stream[:cut]) + splitter.feed(stream[cut:]) + splitter.silence()
+        assert Frame(PAYLOAD, -71, 9) in found, cut
+        assert not splitter.feed(b"") and not splitter._buffer
