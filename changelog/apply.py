@@ -16,7 +16,7 @@ from changelog.errors import CannotCapture, Divergence
 from changelog.fulltext import keep_indexes
 from changelog.reshape import reshape
 from changelog.schema import Table, identifier, read_tables, tables_with_triggers
-from changelog.storage import STORAGE, is_damage
+from changelog.storage import is_outage
 from changelog.values import RawText
 from changelog.wire import FACTS, Page, Row
 
@@ -47,7 +47,7 @@ class Applier:
                     else:
                         self._apply_rows(rows, page.raw)
                 except (apsw.Error, CannotCapture, TypeError, ValueError, KeyError, OverflowError) as exc:
-                    if isinstance(exc, STORAGE) and not is_damage(exc):
+                    if is_outage(exc):
                         raise  # a full disk, or one that fails, says nothing about the log
                     where = f"seq {rows[0][0]} to {rows[-1][0]}"
                     raise Divergence(f"{where}: {type(exc).__name__}: {exc}", seq=rows[0][0]) from exc

@@ -21,8 +21,7 @@ from changelog.replay import POSITION_TABLE, distrust, move_position
 from changelog.rescue.common import common_seq, nonce_at
 from changelog.rescue.logcopy import copy_log
 from changelog.schema import identifier, is_ours
-from changelog.space import is_full
-from changelog.storage import is_damage
+from changelog.storage import is_damage, is_outage
 from changelog.wire import FACTS
 
 LINES_OF_DAMAGE = 10  # looked at; those about pages come first
@@ -62,7 +61,7 @@ def fit_out(incoming: Path, accepted_epoch: str | None) -> Position:
             keep_guards(db)
         db.pragma("journal_mode", "wal")
     except (apsw.Error, NotAPrimary, BadRequest, CannotCapture, TypeError, ValueError) as exc:
-        if is_full(exc):
+        if is_outage(exc):
             raise
         raise DamagedFile(f"the snapshot is not usable: {exc}") from exc
     finally:

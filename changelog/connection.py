@@ -186,14 +186,27 @@ def sync_path(path: Path_) -> None:
         os.close(fd)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Make a small file that is whole or not there, also after a power cut, and is on the disk when this returns."""
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(path)
+def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Make a small file that is whole or not there, also after a power cut, and is on the disk when this returns. It stays its owner's.
+
+    `mode` None: as the umask has it. Raises OSError; then the old file is there.
+    """
+    path = path.resolve()  # behind a link, which stays
+    new = path.with_name(f"{path.name}.new")
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 if mode is None else mode), "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)  # a file that was left there had another one
+            if os.geteuid() == 0:  # root writes what the role's user must read
+                owner = (path if path.exists() else path.parent).stat()
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
     sync_path(path.parent)
 
 

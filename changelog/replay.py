@@ -22,8 +22,7 @@ from changelog.facts import follow_facts
 from changelog.guard import pass_guards
 from changelog.position import Position
 from changelog.schema import committed_schema_hash, identifier, read_tables, schema_hash
-from changelog.space import is_full
-from changelog.storage import usable
+from changelog.storage import is_outage, usable
 from changelog.values import RawText, decode_value
 from changelog.verify.digest import row_names
 from changelog.wire import Header, Page
@@ -77,7 +76,7 @@ def position_of(db: apsw.Connection) -> Position:
     try:
         row = db.execute("SELECT epoch, seq, nonce FROM changelog_position").fetchone()
     except (apsw.SQLError, apsw.CorruptError, apsw.NotADBError, apsw.IOError) as exc:
-        if is_full(exc):
+        if is_outage(exc):
             raise
         raise DamagedFile(f"this is not a replica: {exc}") from exc
     if row is None:

@@ -55,6 +55,11 @@ def is_damage(exc: BaseException) -> bool:
     return isinstance(exc, apsw.CorruptError | apsw.NotADBError) or getattr(exc, "extendedresult", None) in _READ_FAILED
 
 
+def is_outage(exc: BaseException) -> bool:
+    """Whether the disk, or somebody's lock, is to blame: this says nothing about what was read or asked."""
+    return isinstance(exc, STORAGE) and not is_damage(exc)
+
+
 def unusable(what: object, exc: Exception) -> Unavailable:
     """What is raised for an error of the storage that is no damage: it says that `what` cannot be used, and why."""
     kind = DiskFull if is_full(exc) else Unavailable

@@ -21,7 +21,7 @@ from dotenv import dotenv_values
 
 from changelog.connection import connect, one
 from changelog.errors import ConfigError, DroverError
-from changelog.node.env_file import with_setting, write_whole
+from changelog.node.env_file import with_setting, write_env
 from changelog.node.runner import Role, listen
 from changelog.node.settings import Settings, prepare_data_dir
 from pi import farm
@@ -112,7 +112,7 @@ def make_env() -> None:
     if ENV.exists():
         return
     text = Path(".env.example").read_text(encoding="utf-8")
-    write_whole(ENV, with_setting(text, "SECRET_KEY", secrets.token_hex(32)))
+    write_env(ENV, with_setting(text, "SECRET_KEY", secrets.token_hex(32)))
 
 
 def make_pi(settings: Settings) -> str:
@@ -146,7 +146,7 @@ def make_office_key(settings: Settings) -> None:
             return
         name = "server" if all(row["name"] != "server" for row in keys.rows()) else f"server-{time.strftime('%Y%m%d-%H%M%S')}"
         key = keys.add(name, OFFICE)
-    write_whole(ENV, with_setting(ENV.read_text(encoding="utf-8"), "PI_API_KEY", key))
+    write_env(ENV, with_setting(ENV.read_text(encoding="utf-8"), "PI_API_KEY", key))
 
 
 def command(words: list[str], given: str) -> None:

@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from changelog.connection import write_whole
 from changelog.errors import ConfigError
 from changelog.node.certificates import fingerprint
-from changelog.node.env_file import write_whole
 from changelog.node.settings import Settings
 from changelog.node.tls import Stamp, stamp_of
 from server.pinned import PinnedContext, pinned_certificates, pinning_context, system_context
@@ -78,7 +78,7 @@ class Credentials:
         path = self._settings.announced_cert
         try:
             ssl.create_default_context(cadata=certificate)
-            write_whole(path, ssl.DER_cert_to_PEM_cert(certificate), PIN_MODE)
+            write_whole(path, ssl.DER_cert_to_PEM_cert(certificate).encode(), PIN_MODE)
         except (OSError, ssl.SSLError) as exc:
             self._warn(f"the Pi's next certificate cannot be kept in {path} ({exc}): copy its pi-cert.pem to {self._settings.pi_cert} then")
             return False
@@ -135,7 +135,7 @@ class Credentials:
         settings = self._settings
         try:
             if pinned_certificates(settings)[0] != [certificate]:
-                write_whole(settings.pi_cert, ssl.DER_cert_to_PEM_cert(certificate), PIN_MODE)
+                write_whole(settings.pi_cert, ssl.DER_cert_to_PEM_cert(certificate).encode(), PIN_MODE)
             settings.announced_cert.unlink(missing_ok=True)
         except (OSError, ConfigError) as exc:
             self._warn(f"{settings.pi_cert} cannot be written ({exc}): put {settings.announced_cert} there, which the Pi uses by now")

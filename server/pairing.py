@@ -24,9 +24,10 @@ from pathlib import Path
 
 import click
 
+from changelog.connection import write_whole
 from changelog.errors import BadRequest, BrokenFrame, ConfigError, DroverError, Unreachable
 from changelog.node.certificates import certificates_in, fingerprint
-from changelog.node.env_file import read_env, with_setting, write_whole
+from changelog.node.env_file import read_env, with_setting, write_env
 from changelog.node.settings import Settings
 from server.credentials import PIN_MODE
 from server.pi_writer import ANSWERS, PiWriter
@@ -69,12 +70,12 @@ def pair(settings: Settings, env_file: Path, host: str, expected: str, code: str
     certificate, answer = _ask(found, expected, code)
     paired = _read(found, certificate, answer)
     if not _is_pinned(found, certificate):
-        write_whole(found.pi_cert, ssl.DER_cert_to_PEM_cert(certificate), PIN_MODE)
+        write_whole(found.pi_cert, ssl.DER_cert_to_PEM_cert(certificate).encode(), PIN_MODE)
     found.announced_cert.unlink(missing_ok=True)  # of a Pi of before
     text = _text_of(env_file)
     for name, value in (wanted | {"PI_API_KEY": paired.key}).items():
         text = with_setting(text, name, value)
-    write_whole(env_file, text)
+    write_env(env_file, text)
     return replace(paired, changed=tuple(wanted), writes=PiWriter(replace(found, pi_api_key=paired.key)).may_write())
 
 

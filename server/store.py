@@ -20,7 +20,7 @@ import apsw
 
 from changelog.connection import Path_, connect, identity, one, remove_journal
 from changelog.errors import Conflict, DamagedFile, DiskFull, DroverError, NotFound
-from changelog.storage import STORAGE, is_damage, unusable, usable
+from changelog.storage import STORAGE, is_damage, is_outage, unusable, usable
 from server.clock import utc_text
 from server.paging import Page, page_of
 
@@ -285,7 +285,7 @@ class Store:
             try:
                 self._connection = self._prepared()
             except (DamagedFile, *STORAGE) as exc:
-                if not isinstance(exc, DamagedFile) and not is_damage(exc):
+                if is_outage(exc):
                     raise
                 self._set_aside(exc)
                 self._connection = self._prepared()

@@ -22,7 +22,7 @@ from office_forms import Desk, flashed
 
 from changelog.errors import ConfigError, Unreachable
 from changelog.node.certificates import certificates_in, fingerprint
-from changelog.node.env_file import write_whole
+from changelog.node.env_file import write_env
 from changelog.node.settings import Settings
 from changelog.node.tls import ServerTls
 from pi import renewal
@@ -388,7 +388,7 @@ def test_a_file_that_root_writes_stays_its_owners(tmp_path: Path) -> None:
     owner = env.stat().st_uid, env.stat().st_gid
     link = tmp_path / "link"
     link.symlink_to(env)
-    write_whole(link, "A=2\n")
+    write_env(link, "A=2\n")
     assert link.is_symlink() and env.read_text() == "A=2\n"
     assert (env.stat().st_uid, env.stat().st_gid) == owner and env.stat().st_mode & 0o777 == 0o600
 

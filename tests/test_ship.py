@@ -393,14 +393,19 @@ def test_two_shippers_to_one_place_are_found_out_and_one_stands_still_until_some
     trial.check()
 
 
-def test_later_transactions_of_somebody_else_fence_at_the_next_look(tmp_path: Path, trial: Trial) -> None:
-    trial.ship()
-    other = tmp_path / "other"
-    other.mkdir()
-    second = Trial(other, MoodyStore(trial.folder / "bucket"))
+def rival_that_shipped(folder: Path, trial: Trial) -> Trial:
+    """Another shipper of the same place, which has put three transactions there."""
+    folder.mkdir()
+    second = Trial(folder, MoodyStore(trial.folder / "bucket"))
     for _ in range(3):
         second.commit()
         second.ship()
+    return second
+
+
+def test_later_transactions_of_somebody_else_fence_at_the_next_look(tmp_path: Path, trial: Trial) -> None:
+    trial.ship()
+    second = rival_that_shipped(tmp_path / "other", trial)
     second.crash()
     trial.restart()
     trial.commit()
@@ -411,12 +416,7 @@ def test_later_transactions_of_somebody_else_fence_at_the_next_look(tmp_path: Pa
 
 def test_a_name_that_compaction_made_free_again_is_not_taken_by_who_does_not_know_of_the_other(tmp_path: Path, trial: Trial) -> None:
     trial.ship()
-    other = tmp_path / "other"
-    other.mkdir()
-    second = Trial(other, MoodyStore(trial.folder / "bucket"))
-    for _ in range(3):
-        second.commit()
-        second.ship()
+    second = rival_that_shipped(tmp_path / "other", trial)
     compact(trial.store, 1)
     retain_shipped(trial.store, trial.now + SHIPPED_KEPT + 1)
     assert [file.name.max_txid for file in trial.store.list(0)] == [4]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from pathlib import Path
 
 from dotenv.parser import parse_stream
 
-from changelog.connection import sync_path
+from changelog.connection import write_whole
 from changelog.errors import ConfigError
 
 PRIVATE = 0o600  # mode of a file that only its owner may read
@@ -69,24 +68,9 @@ def _comment_of(line: str) -> str | None:
     return found[1] if found else None
 
 
-def write_whole(path: Path, text: str, mode: int = PRIVATE) -> None:
-    """Write a file whole, or not at all: after a power cut it is the old one or the new one. It stays its owner's. Raises OSError."""
-    path = path.resolve()  # behind a link, which stays
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8", newline="") as file:
-            os.fchmod(file.fileno(), mode)
-            if os.geteuid() == 0:  # root writes what the role's user must read
-                owner = (path if path.exists() else path.parent).stat()
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-    sync_path(path.parent)
+def write_env(path: Path, text: str) -> None:
+    """Write an .env file whole, or not at all, for its owner alone. Raises OSError."""
+    write_whole(path, text.encode(), PRIVATE)
 
 
 def printable(text: str) -> str:
