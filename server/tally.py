@@ -79,21 +79,15 @@ class Tally(Generic[Figure]):
             return None
         if one(db, "SELECT nonce FROM changelog WHERE seq=?", (known.seq,)) != known.nonce:
             return None  # the log goes on from another write, or does not reach back so far
-        found = list(self._changes(db, known.seq, seq))
-        changes = [each for each in found if each is not None and each[0] != each[1]]
-        if None in found:
-            return None
+        changes = [each for each in self._changes(db, known.seq, seq) if each[0] != each[1]]
         return self._move(known.figure, changes) if changes else known.figure
 
-    def _changes(self, db: apsw.Connection, after: int, seq: int) -> Iterator[Moved | None]:
-        """The changes of the table between two places in the log, and None for what is no change of a row, such as another schema."""
+    def _changes(self, db: apsw.Connection, after: int, seq: int) -> Iterator[Moved]:
+        """The changes of the table between two places in the log, under one schema: another one has another sign."""
         slots = self._slots(db)
-        since = "SELECT * FROM changelog WHERE seq>? AND seq<=? AND (tbl=? OR op NOT IN ('I','U','D'))"
+        since = "SELECT * FROM changelog WHERE seq>? AND seq<=? AND tbl=? AND op IN ('I','U','D')"
         for change in rows_of(db, since, (after, seq, self._table)):
-            places = slots.get(change.gen)
-            if change.op not in ("I", "U", "D") or places is None:
-                yield None
-                continue
+            places = slots[change.gen]
             new = tuple(getattr(change, f"n{place}") for place in places)
             old = tuple(getattr(change, f"o{place}") for place in places)
             if change.op == "U":  # the log has an old value only where it changed

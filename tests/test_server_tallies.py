@@ -198,3 +198,15 @@ def test_only_the_hours_of_changed_payloads_are_counted_again(tmp_path: Path) ->
     tallies.payloads_of(db, SPANS)
     assert [bindings for sql, bindings in asked if "GROUP BY" in sql] == [(*SPANS[1], COUNTED)]
     db.close()
+
+
+def test_after_a_change_of_the_schema_all_is_counted_anew(tmp_path: Path) -> None:
+    db, asked = make_replica(tmp_path / "replica.db"), []
+    tallies = Tallies(SyncState(30.0))
+    tallies.herd(db)
+    db.execute("UPDATE cattle SET status='sold' WHERE id=2; ALTER TABLE cattle ADD COLUMN breed TEXT")
+    move_position(db)
+    db.set_exec_trace(lambda cursor, sql, bindings: asked.append(sql) is None)
+    assert tallies.herd(db).statuses == {"active": 11, "sold": 1}
+    assert any("GROUP BY" in each for each in asked), "moved on by rows of another schema"
+    db.close()
