@@ -241,6 +241,7 @@ def ship(stack: ExitStack, folder: Path, server: S3Server, requests: int) -> lis
     stack.callback(process.kill9)
     bad.choose = lambda _method, _path: pick(chance) if chance.random() < SHARE else None
     process.start()
+    _until(lambda: bool(txids(straight)))
     commits = 0
     while bad.requests < requests:
         for _ in range(5):
