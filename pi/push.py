@@ -20,6 +20,7 @@ from flask import Flask, request
 
 from changelog.compression import pack
 from changelog.errors import DroverError, HistoryTrimmed, PositionMismatch
+from changelog.install import masks_of
 from changelog.node.events import Event, changes, events_of
 from changelog.node.sockets import Link, Sockets
 from changelog.position import Position
@@ -27,13 +28,14 @@ from changelog.primary import Primary
 from changelog.reader import frame_header, log_rows
 from changelog.render import columns_of
 from changelog.values import Value
-from changelog.wire import Header, encode_frame
+from changelog.wire import FACTS, Header, encode_frame
 from pi.keys import Keys
 
 FRAME_ROWS = 1_000  # with more, only the head is told
 FRAME_BYTES = 64 * 1024  # the same
 SAMPLE_ROWS = 16  # of the log that stand in the dictionary of packed frames
 SAMPLE_BYTES = 4 * 1024  # of values in them, at most
+TBL = FACTS.index("tbl")
 PACKING = "deflate"  # the one that we know
 SPACING = 0.0002  # s and client between two pushes: when commits rain, they are told together
 REVIEW = 1.0  # s between two looks whether the keys of those who listen still count, where no key has changed
@@ -205,11 +207,16 @@ def read_news(primary: Primary, after: Position, with_events: bool) -> News | No
 
 
 def sample(primary: Primary) -> bytes:
-    """What a frame looks like just now, with some rows: a dictionary for the next ones. Raises what `Primary.snapshot` raises."""
+    """What a frame looks like just now, with some rows: a dictionary for the next ones. Raises what `Primary.snapshot` raises.
+
+    None is of a table with a masked column: the length of what is packed would tell an onlooker how much of it stands in what he has sent.
+    """
     with primary.snapshot() as db:
-        head = Position.of_head(db)
+        head, masks = Position.of_head(db), masks_of(db)
         newest, size = [], 0
         for row in log_rows(db, "WHERE seq>? ORDER BY seq DESC", (head.seq - SAMPLE_ROWS,)):
+            if any(mask.startswith(f"{row[TBL]!s}.") for mask in masks):
+                continue
             size += _size(row)
             if size > SAMPLE_BYTES:
                 break

@@ -283,9 +283,13 @@ def test_a_frame_is_byte_for_byte_what_a_pull_returns_whoever_wrote(pi: Farm) ->
 
 def test_who_takes_packed_frames_is_given_a_dictionary_and_frames_of_a_fifth(one_pi: Farm) -> None:
     one_pi.pi.sql("INSERT INTO pens(pen_number, capacity, description) VALUES('B', 3, '" + "x" * 10_000 + "')")
+    one_pi.pi.sql(
+        "INSERT INTO users(username, password_hash) VALUES('eve', 'scrypt:secret'); INSERT INTO pens(pen_number, capacity) VALUES('A', 1)"
+    )
     with listen(one_pi) as plain, listen(one_pi, replica="one", packing="deflate") as one:
         greeted(plain)
         dictionary = greeted(one)["dictionary"]
+        assert b'"pens"' in dictionary and b"secret" not in dictionary
         one_pi.pi.sql("INSERT INTO pens(pen_number, capacity) VALUES('P1', 3)")
         told, packed = plain.next_named("changelog"), one.next_named("changelog")
         assert told.keys() == {"epoch", "head", "frame"} and packed.keys() == {"epoch", "head", "packed"}
