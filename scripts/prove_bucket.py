@@ -152,9 +152,9 @@ def faults_of(operation: Operation, places: int) -> Iterator[Fault]:
         if kind in ("hole", "twice", "html", "xhtml", "empty"):
             yield Fault(kind)
         elif kind.startswith("refuse"):
-            yield from (Fault(kind, number) for number in range(5))
+            yield from (Fault(kind, number) for number in range(min(5, places)))
         elif kind == "drip":
-            yield from (Fault(kind, piece) for piece in (7, 100))
+            yield from (Fault(kind, piece) for piece in (100, 7)[:places])
         else:
             yield from (Fault(kind, size * number // places) for number in range(places))
 
@@ -167,7 +167,7 @@ def each_operation(server: S3Server, places: int) -> list[str]:
         assert store.conditional and straight.conditional
         for operation in operations():
             for which in range(4 if operation.name == "put in parts" else 1):
-                for fault in faults_of(operation, places if operation.name != "put in parts" else max(2, places // 4)):
+                for fault in faults_of(operation, places if operation.name != "put in parts" else max(1, places // 4)):
                     operation.ready(straight)
                     turn = iter(range(100))
                     bad.choose = lambda _method, _path, turn=turn, which=which, fault=fault: fault if next(turn) == which else None  # type: ignore[misc]
