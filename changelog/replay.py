@@ -29,7 +29,8 @@ from changelog.wire import Header, Page
 
 CHECKPOINT_BYTES = 4 * 2**20  # of the -wal
 GARBAGE_THRESHOLD = 200_000  # new objects between two looks for cycles
-CACHE_KIB = 32_000  # a long replay dirties many pages; spilling them would write them twice
+LONG = 2_000  # changes, from which on a replay dirties many pages; spilling them would write them twice
+CACHE_KIB, LONG_CACHE_KIB = 4_000, 32_000  # of pages that are kept, usually and during a long replay
 
 TableContents = Mapping[str, list[dict[str, Any]]]  # rows as JSON objects, by table
 
@@ -99,7 +100,7 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
     With `contents`, all rows as of the frame's end, the frame only goes into the log and the tables are filled anew.
     Raises Divergence when the frame does not fit this replica, and what decoding the frame raises.
     """
-    with db, _rare_garbage_collection():
+    with _room_for(db, header.upto - header.after), db, _rare_garbage_collection():
         before = position_of(db)
         if header.start != before:
             raise Divergence(f"a frame after {header.start} does not fit a replica at {before}")
@@ -122,6 +123,18 @@ def replay(db: apsw.Connection, header: Header, pages: Iterable[Page], contents:
         if last is not None:
             move_position(db, header.end)
     return header.end
+
+
+@contextlib.contextmanager
+def _room_for(db: apsw.Connection, changes: int) -> Iterator[None]:
+    """Memory for the pages of a long replay, which is given back: pages that fill up with time would be a process that grows."""
+    if changes > LONG:
+        db.pragma("cache_size", -LONG_CACHE_KIB)
+    try:
+        yield
+    finally:
+        if changes > LONG:
+            db.pragma("cache_size", -CACHE_KIB)
 
 
 @contextlib.contextmanager

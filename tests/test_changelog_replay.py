@@ -98,6 +98,16 @@ def pair(tmp_path: Path) -> Pair:
 # --- exact
 
 
+@pytest.mark.parametrize(("frames", "rows_each"), [(1, 20_000), (40, 500)], ids=["one long frame", "many short ones"])
+def test_pages_do_not_stay_in_memory_however_much_was_replayed(pair: Pair, frames: int, rows_each: int) -> None:
+    db, numbers = connect_replica(pair.replica), f"WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows_each})"
+    for _ in range(frames):
+        shell(pair.primary, f"INSERT INTO notes(body) {numbers} SELECT hex(zeroblob(250)) FROM n")
+        replay(db, *decode_frame([frame_of(pair.primary, position_of(db))]))
+    assert db.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] < 6e6 < one(db, "SELECT sum(length(body)) FROM notes")
+    db.close()
+
+
 VALUES = ["NULL", "0", "-1", "9223372036854775807", "-9223372036854775808"]
 VALUES += ["0.1+0.2", "1e-320", "5e-324", "1.7976931348623157e308", "9e999", "-9e999", "1.0", "'12'", "' 12 '", "'1e3'", "''", "'it''s'"]
 VALUES += ["'a'||char(0)||'b'", "char(128004)", '\'{"b":"00"}\'', "'{'", "'true'", "char(10)||char(13)", "hex(zeroblob(60000))"]
