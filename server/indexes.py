@@ -17,6 +17,7 @@ from changelog.connection import rows
 SORTER_KIB = 8_000  # memory for the rows that are sorted, and as much for the pages of the file
 
 CHANGES_BY_KIND = "changelog_local_changelog_by_kind"  # costs a replay 5 to 10 % of its time, and 30 bytes a change
+NORMAL = 1  # what SQLite calls so of `synchronous`
 NAME = 5  # which word of the statements below is the name
 OWNED = "tbl IN ('weight_records','pair_history')"
 
@@ -59,7 +60,8 @@ def add_indexes(db: apsw.Connection, seconds: float = math.inf) -> bool:
     until = time.monotonic() + seconds
     there = {name for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type='index'")}
     missing = [sql for sql in LOCAL_INDEXES if sql.split()[NAME] not in there]
-    cache = db.pragma("cache_size")
+    cache, sync = db.pragma("cache_size"), db.pragma("synchronous")
+    db.pragma("synchronous", min(sync, NORMAL))  # what a power cut takes away is made again; the next rows sync it with them
     db.pragma("temp_store", "FILE")  # with MEMORY the sorter keeps a whole table there, and is slower, too
     db.pragma("cache_size", -SORTER_KIB)
     try:
@@ -72,5 +74,6 @@ def add_indexes(db: apsw.Connection, seconds: float = math.inf) -> bool:
                 logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
         return True
     finally:
+        db.pragma("synchronous", sync)
         db.pragma("temp_store", "MEMORY")
         db.pragma("cache_size", cache)

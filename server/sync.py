@@ -34,7 +34,7 @@ from server.verifier import Verdict, record, verify
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
 LOOK = 1.0  # s between two looks, after a failure, whether another key or certificate counts by now
 STOP_TIMEOUT = 3.0  # s
-INDEX_TIME = 0.02  # s of a turn after which no further index for the pages is begun
+INDEX_TIME = 0.05  # s of a turn after which no further index for the pages is begun
 FULL = f"{DISK}: the rows stay as they are until there is room"
 
 logger = logging.getLogger(__name__)
