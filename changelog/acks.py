@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 import apsw
 
+from changelog.companion import Companion
 from changelog.connection import Path_, connect, rows
 from changelog.errors import NotFound
 from changelog.position import Position
+from changelog.storage import UNUSABLE
 
 WRITE_EVERY = 60.0  # s between two writes of one replica's acknowledgement
-BUSY = 500  # ms that a request may wait for somebody who holds the file locked
 MAX_REPLICAS = 200  # when there are more, those not heard of for longest are forgotten: a client may make up ids
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS acks(  -- how far each replica is: retention trims nothing after the slowest
@@ -69,12 +70,15 @@ class Acks:
     """The acknowledgements in the table `acks` of the file at `path`, for many threads."""
 
     def __init__(self, path: Path_) -> None:
-        self._db = connect(path, create=True)
-        self._db.set_busy_timeout(BUSY)
+        self._file = Companion(path)
         _make_table(self._db)
         self._lock = threading.Lock()
         self._closed = False
         self._known = {ack.replica_id: _Known(ack, stored=True) for ack in _read(self._db)}
+
+    @property
+    def _db(self) -> apsw.Connection:
+        return self._file.db
 
     def acknowledge(self, replica_id: str, key_name: str, position: Position) -> None:
         """The replica says that it holds everything up to `position`."""
@@ -120,7 +124,7 @@ class Acks:
                 for known in self._known.values():
                     self._write(known)
                 self._closed = True
-                self._db.close()
+                self._file.close()
 
     def _take(self, replica_id: str, key_name: str, position: Position, at_once: bool = False) -> None:
         ack = Ack(replica_id, key_name, position.epoch, position.seq, _now(), position.check)
@@ -136,20 +140,22 @@ class Acks:
         """Bring one to the file; `anew` also where another process has deleted it there. A locked or full file fails no request."""
         ack = known.ack
         values = (ack.replica_id, ack.key_name, ack.epoch, ack.seq, ack.at, ack.nonce)
+        row = f"({_COLUMNS})=(?,?,?,?,?,?)"
         try:
-            if anew or not known.stored:
-                self._db.execute(f"INSERT OR REPLACE INTO acks({_COLUMNS}) VALUES(?,?,?,?,?,?)", values)
-            else:
-                row = f"({_COLUMNS})=(?,?,?,?,?,?)"
-                self._db.execute(f"UPDATE acks SET {row} WHERE replica_id=? AND {row} IS NOT TRUE", (*values, ack.replica_id, *values))
+            with self._file.watched() as db:
+                if anew or not known.stored:
+                    db.execute(f"INSERT OR REPLACE INTO acks({_COLUMNS}) VALUES(?,?,?,?,?,?)", values)
+                else:
+                    db.execute(f"UPDATE acks SET {row} WHERE replica_id=? AND {row} IS NOT TRUE", (*values, ack.replica_id, *values))
             known.stored = True
-        except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as exc:
+        except (apsw.BusyError, apsw.FullError, *UNUSABLE) as exc:
             logger.warning("an acknowledgement could not be written replica=%s cause=%s", ack.replica_id, exc)
         known.written = time.monotonic()
 
     def _read_again(self) -> None:
         """Forget what another process has deleted, and learn what it has written."""
-        filed = {ack.replica_id: ack for ack in _read(self._db)}
+        with self._file.watched() as db:
+            filed = {ack.replica_id: ack for ack in _read(db)}
         self._known = {name: known for name, known in self._known.items() if name in filed or not known.stored}
         for name, ack in filed.items():
             self._known.setdefault(name, _Known(ack, stored=True))
@@ -159,8 +165,8 @@ class Acks:
             oldest = min(self._known.values(), key=lambda known: known.ack.at).ack.replica_id
             logger.warning("more than %d replicas: the one not heard of for longest is forgotten replica=%s", MAX_REPLICAS, oldest)
             del self._known[oldest]
-            with contextlib.suppress(apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError):
-                self._db.execute("DELETE FROM acks WHERE replica_id=?", (oldest,))
+            with contextlib.suppress(apsw.BusyError, apsw.FullError, *UNUSABLE), self._file.watched() as db:
+                db.execute("DELETE FROM acks WHERE replica_id=?", (oldest,))
 
 
 def read_acks(path: str | os.PathLike[str]) -> list[Ack]:

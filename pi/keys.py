@@ -22,9 +22,11 @@ from typing import Any, TypeVar, cast
 import apsw
 from flask import g, request
 
-from changelog.connection import connect, one, rows
+from changelog.companion import Companion
+from changelog.connection import one, rows
 from changelog.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized, Unavailable
 from changelog.node.access import RateLimit
+from changelog.storage import UNUSABLE
 from pi.farm import make_file
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,6 @@ OFFICE = "office"
 COVERS = {OFFICE: ("replica", "writer")}  # an office may what these may, and says for whom it writes
 LONGEST_NAME = 80  # characters
 WRITE_EVERY = 60.0  # s between two writes of the same key's last use
-BUSY = 500  # ms that a request may wait for somebody who holds pi.db locked
 WRONG_KEYS = 10.0  # a second and address, after which a wrong key is answered 429
 
 _MAPPED = "::ffff:"  # before an IPv4 address, where the Pi listens on ::
@@ -74,8 +75,7 @@ class Keys:
     def __init__(self, path: str | os.PathLike[str], *, checkpoints: bool = False) -> None:
         """`checkpoints`: this is the process that serves, which is the one that checkpoints pi.db."""
         make_file(path)
-        self._db = connect(path, create=True, checkpoints=checkpoints)
-        self._db.set_busy_timeout(BUSY)
+        self._file = Companion(path, checkpoints=checkpoints)
         make_table(self._db)
         self._lock = threading.Lock()
         self._closed = False
@@ -88,7 +88,11 @@ class Keys:
         """Close pi.db."""
         with self._lock:
             self._closed = True
-            self._db.close()
+            self._file.close()
+
+    @property
+    def _db(self) -> apsw.Connection:
+        return self._file.db
 
     def add(self, name: str, role: str) -> str:
         """Make a key and return it: the only time that it is seen. Raises BadRequest and Conflict."""
@@ -194,20 +198,23 @@ class Keys:
     def _note(self, sql: str, bindings: tuple[object, ...]) -> None:
         """Write what is good to know but not worth failing a request for, such as while somebody holds pi.db locked in a shell."""
         try:
-            self._db.execute(sql, bindings)
-        except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as exc:
+            with self._file.watched() as db:
+                db.execute(sql, bindings)
+        except (apsw.BusyError, apsw.FullError, *UNUSABLE) as exc:
             logger.warning("pi.db could not be written: %s", exc)
 
     def _known(self) -> dict[bytes, Key]:
         """All keys, read again when another process has written to pi.db; our own writes are seen through total_changes."""
         version = self._counted()
         if version != self._version:
-            self._by_hash = {row[0]: Key(row[1], row[2]) for row in self._db.execute("SELECT hash, name, role FROM keys")}
+            with self._file.watched() as db:
+                self._by_hash = {row[0]: Key(row[1], row[2]) for row in db.execute("SELECT hash, name, role FROM keys")}
             self._version = version
         return self._by_hash
 
     def _counted(self) -> int:
-        version: int = one(self._db, "PRAGMA data_version") + (self._db.total_changes() << 32)
+        with self._file.watched() as db:
+            version: int = one(db, "PRAGMA data_version") + (db.total_changes() << 32) + (self._file.lives << 96)
         return version
 
     def _due(self, digest: bytes) -> bool:

@@ -21,13 +21,14 @@ import apsw
 import click
 from flask import Blueprint, Response, jsonify, request
 
+from changelog.companion import BUSY
 from changelog.connection import connect
 from changelog.errors import BadRequest, DroverError, Forbidden, NotFound, Unauthorized, Unavailable
 from changelog.node.access import RateLimit, json_body
 from changelog.node.settings import Settings, prepare_data_dir
 from pi.certificate import fingerprint_of, lan_addresses, require_tls
 from pi.farm import make_file
-from pi.keys import BUSY, OFFICE, check_name, insert_key, make_table, role_of_name, rotate_key
+from pi.keys import OFFICE, check_name, insert_key, make_table, role_of_name, rotate_key
 
 LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # of a code: none that is easily taken for another
 CODE_LENGTH = 12  # letters, of 5 bits each

@@ -10,7 +10,7 @@ import logging
 import ssl
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from changelog.connection import write_whole
@@ -42,6 +42,8 @@ class Credentials:
         self._settings, self._env_file = settings, env_file
         self.pinning = settings.use_ssl_for_pi and settings.use_self_signed_cert  # else nobody asks which certificates there are
         self._key, self._said = settings.pi_api_key, ""
+        self._first: Settings | None = None  # what .env said at the first look, when the process began
+        self._later: list[str] = []  # what it says otherwise since, and that was told
         self._present: Credential | None = None
         self._pins: tuple[list[bytes], list[bytes]] = ([], [])
         self._stamps: tuple[Stamp, ...] = ()
@@ -126,9 +128,21 @@ class Credentials:
         if self._env_file is None:
             return
         try:
-            self._key = Settings.load(self._env_file).pi_api_key or self._key
+            said = Settings.load(self._env_file)
         except ConfigError as exc:
             self._warn(f"{exc.message}; the key of before stays in use")
+            return
+        self._key = said.pi_api_key or self._key
+        self._compare(said)
+
+    def _compare(self, said: Settings) -> None:
+        """Whoever changes another setting waits in vain for it to count: say so once."""
+        self._first = self._first or said
+        names = [field.name for field in fields(Settings) if field.name != "pi_api_key"]
+        later = [name.upper() for name in names if getattr(said, name) != getattr(self._first, name)]
+        if later and later != self._later:
+            logger.warning("%s in %s changed: that counts after a restart of the server", ", ".join(later), self._env_file)
+        self._later = later
 
     def _promote(self, certificate: bytes) -> None:
         """The Pi shows the one that it had announced: from now on that one alone is trusted."""

@@ -23,10 +23,11 @@ from changelog.wire import MEDIA_TYPE, Header, parse_json, split_frame
 from server.credentials import Credential, Credentials
 from server.download import Download, Progress
 from server.instances import Instances
+from server.pace import PacedAdapter
 from server.pinned import PinnedAdapter, innermost, why_unreachable
 
 CONNECT_TIMEOUT = 5.0  # s
-READ_TIMEOUT = 20.0  # s without a byte, over the time that a long poll may take
+READ_TIMEOUT = 20.0  # s without a byte, over the time that a long poll may take; see also server/pace.py
 COMPARE_TIMEOUT = 600.0  # s in which a Pi reads all its tables
 LARGEST_ANSWER = 256 * 2**20  # bytes of an answer in JSON, unpacked: one range may have large rows
 PIECE_BYTES = 16 * 1024  # of an answer, at a time: so much may be lost when a link breaks
@@ -68,6 +69,7 @@ class PiClient:
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.headers["X-Replica-Id"] = replica_id
+        self._session.mount("http://", PacedAdapter())
         self._credentials, self._credential = credentials or Credentials(settings), Credential("", None)
         self._next, self._confirmed = "", ""  # fingerprints: what the Pi announces, and what it knows to be trusted here
         self._use(self._credentials.present())

@@ -22,10 +22,12 @@ from changelog.node.settings import Settings
 from changelog.position import Position
 from changelog.wire import parse_json
 from server.credentials import Credential, Credentials
+from server.pace import PacedAdapter
 from server.pinned import PinnedAdapter, innermost, why_unreachable
 
 CONNECT_TIMEOUT = 3.0  # s
 READ_TIMEOUT = 8.0  # s: somebody sits before the page
+GRACE = 4.0  # s beyond READ_TIMEOUT for all of an answer, see server/pace.py
 ASK_TIMEOUT = 1.5  # s, twice: what a page may wait for the answer whether this server may write
 LARGEST_ANSWER = 2**20  # bytes
 FACTS = ("field", "present", "outcome", "written")  # of a refusal, as the Pi tells them
@@ -198,8 +200,9 @@ def _new_session(credential: Credential) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.headers["X-API-Key"] = credential.key
+    session.mount("http://", PacedAdapter(GRACE))
     if credential.context is not None:
-        session.mount("https://", PinnedAdapter(credential.context))
+        session.mount("https://", PinnedAdapter(credential.context, GRACE))
     return session
 
 

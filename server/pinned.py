@@ -7,11 +7,10 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
-from requests.adapters import HTTPAdapter
-
 from changelog.errors import ConfigError
 from changelog.node.certificates import certificates_in, fingerprint
 from changelog.node.settings import Settings
+from server.pace import PacedAdapter
 
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl does not name
 OUT_OF_TIME = {9: "is not valid yet", 10: "is not valid any more"}  # by OpenSSL's numbers
@@ -48,12 +47,13 @@ class PinnedContext(ssl.SSLContext):
         return sock
 
 
-class PinnedAdapter(HTTPAdapter):
+class PinnedAdapter(PacedAdapter):
     """Trusts what its SSL context trusts, whatever the environment says (requests lets REQUESTS_CA_BUNDLE override `verify`)."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, grace: float | None = None) -> None:
+        """`grace` as of PacedAdapter."""
         self._context = context
-        super().__init__()
+        super().__init__(grace)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> Any:
         """The pool of connections, with our context."""

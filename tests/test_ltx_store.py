@@ -7,14 +7,15 @@ import io
 import os
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import ltx_parts
 import pytest
 import swift_server
+from bad_bucket import BadBucket, Fault, Kind
 from botocore import auth
 from cutting_proxy import Behaviour, CuttingProxy
 from ltx_parts import S3Server, keys
@@ -296,6 +297,73 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(swift: S3Server, refusals
             with pytest.raises(Unavailable, match="503 SlowDown"):
                 store.list(0)
         assert busy.refused == (2 if passes else 4)
+
+
+@pytest.mark.parametrize("kind", ["html", "xhtml", "empty", "half answer"])
+def test_an_answer_that_is_not_s3s_is_an_error_of_ours_and_no_success(moto: S3Server, kind: Kind) -> None:
+    """A file was taken for stored, and a bucket for empty, where a login page had answered; other answers ended in a KeyError."""
+    asked: dict[str, Callable[[Store], object]] = {
+        "put": lambda store: store.put(NAME, io.BytesIO(b"x"), AT, if_absent=False),
+        "put in parts": lambda store: store.put(NAME, io.BytesIO(LARGE), AT, if_absent=False),
+        "list": lambda store: store.list(0),
+        "open": lambda store: content(store, NAME),
+        "timestamp": lambda store: store.timestamp(NAME),
+        "delete": lambda store: store.delete([NAME]),
+        "note": lambda store: store.note("lease"),
+    }
+    if kind == "half answer":
+        del asked["put"], asked["timestamp"], asked["delete"]  # they say enough
+    else:
+        asked["put note"] = lambda store: store.put_note("lease", b"mine")
+    with keys(ltx_parts.KEYS), BadBucket(moto.port) as bad:
+        store = open_store(moto.url("portal", bad.port))
+        for path in (NAME, Name(0, 6, 6)):
+            store.put(path, io.BytesIO(b"x"), AT)
+        store.put_note("lease", b"mine")
+        bad.choose = lambda _method, _path: Fault(kind)
+        for what, ask in asked.items():
+            with pytest.raises(Unavailable):
+                pytest.fail(f"{what} answered {ask(store)!r}")
+        bad.choose = lambda _method, _path: None
+        assert [file.name for file in store.list(0)] == [NAME, Name(0, 6, 6)]
+
+
+@pytest.mark.filterwarnings("ignore:tzname")  # of a date that is cut short
+def test_a_time_whose_answer_breaks_off_is_not_taken_for_another_one(moto: S3Server) -> None:
+    """Cut within the head, an answer to HEAD looks whole."""
+    with keys(ltx_parts.KEYS), BadBucket(moto.port) as bad:
+        store, told = open_store(moto.url("cut head", bad.port)), set()
+        store.put(NAME, io.BytesIO(b"x"), AT)
+        for place in range(0, 1_000, 5):
+            cut = iter([Fault("cut answer", place)])
+            bad.choose = lambda _method, _path, cut=cut: next(cut, None)  # type: ignore[misc]
+            with suppress(Unavailable):
+                told.add(store.timestamp(NAME))
+    assert told == {AT}
+
+
+def test_what_a_killed_upload_left_is_taken_away_after_a_day_and_nothing_else(swift: S3Server) -> None:
+    ours, theirs = "left/0009/0000000000000001-0000000000000005.ltx", ("left/0009/notes", "left/photo.jpg", "leftover/x", "x")
+    with keys(swift_server.KEYS):
+        client, store = (
+            s3_client(swift.endpoint, path_style=True),
+            S3Store(s3_client(swift.endpoint, path_style=True), swift.bucket, "left"),
+        )
+        for key in (ours, *theirs):
+            client.create_multipart_upload(Bucket=swift.bucket, Key=key)
+
+        def left() -> set[str]:
+            return {upload["Key"] for upload in client.list_multipart_uploads(Bucket=swift.bucket)["Uploads"]}
+
+        assert store.tidy() == 0 and left() == {ours, *theirs}
+        assert store.tidy(kept=-2) == 1 and left() == set(theirs)  # the date of an answer has whole seconds
+
+
+def test_uploads_that_may_not_be_listed_are_left_to_others(moto: S3Server) -> None:
+    forbidden = b"<Error><Code>AccessDenied</Code></Error>"
+    with keys(ltx_parts.KEYS), BadBucket(moto.port) as bad:
+        bad.choose = lambda _method, path: Fault("say", 403, content=forbidden) if "uploads" in path else None
+        assert open_store(moto.url("denied", bad.port)).tidy() == 0
 
 
 def test_a_server_that_is_not_there_is_said(tmp_path: Path) -> None:

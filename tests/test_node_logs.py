@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from changelog.errors import ConfigError
 from changelog.node import logs
@@ -65,6 +68,25 @@ def test_no_secret_stands_in_a_traceback(settings: Settings, capsys: pytest.Capt
         logging.exception("failed")
     text = capsys.readouterr().err
     assert "Traceback" in text and "ValueError: the key hxb_*** is bad" in text
+
+
+def test_a_head_that_breaks_off_is_not_worth_a_traceback_of_the_client_library(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_logging(settings, "server")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(4_096)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nLast-Mod")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        urllib3.PoolManager().request("GET", f"http://127.0.0.1:{server.getsockname()[1]}/", retries=False)
+        thread.join()
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_message_cannot_forge_a_second_line(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

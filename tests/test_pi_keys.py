@@ -17,9 +17,13 @@ from flask import Flask, g
 from pi_parts import rows, shell, wait_until
 from werkzeug.security import check_password_hash
 
+from changelog import companion
+from changelog.acks import Acks, read_acks
+from changelog.companion import Companion
 from changelog.connection import connect
 from changelog.errors import BadRequest, Conflict, NotFound, Unauthorized
 from changelog.node.problems import install_problems
+from changelog.position import Position
 from pi import keys as keys_module
 from pi.keys import Key, Keys
 
@@ -113,6 +117,46 @@ def test_a_locked_pi_db_refuses_no_key(path, keys):
         other.execute("BEGIN IMMEDIATE")
         assert keys.role_of(key).name == "office"
         other.execute("ROLLBACK")
+
+
+def make_read_only(file: Companion) -> None:
+    """As a connection is that opened the file while the disk could only be read: SQLite never asks again."""
+    file._db.close()
+    file._db = connect(file._path, readonly=True)
+
+
+def test_a_connection_that_can_only_read_is_opened_anew_and_no_key_is_refused_meanwhile(path, keys, monkeypatch):
+    monkeypatch.setattr(companion, "RETRY", 0.0)
+    monkeypatch.setattr(keys_module, "WRITE_EVERY", 0.0)
+    key, version = keys.add("office", "replica"), keys.version()
+    make_read_only(keys._file)
+    assert keys.role_of(key).name == "office" and keys.rows()[0]["last_used_at"] is None
+    keys.role_of(key)
+    assert keys.rows()[0]["last_used_at"] is not None
+    assert keys.version() != version, "what was written between the two connections is looked for"
+    keys.revoke("office")
+    with pytest.raises(Unauthorized):
+        keys.role_of(key)
+
+
+def test_a_file_that_is_gone_is_not_made_anew_under_a_failing_connection(path, keys, monkeypatch):
+    monkeypatch.setattr(companion, "RETRY", 0.0)
+    monkeypatch.setattr(keys_module, "WRITE_EVERY", 0.0)
+    key = keys.add("office", "replica")
+    make_read_only(keys._file)
+    Path(path).unlink()
+    for _ in range(3):
+        assert keys.role_of(key).name == "office"
+    assert not Path(path).exists()
+
+
+def test_acknowledgements_are_written_again_after_a_connection_that_could_only_read(path, monkeypatch):
+    monkeypatch.setattr(companion, "RETRY", 0.0)
+    with closing(Acks(path)) as acks:
+        make_read_only(acks._file)
+        for seq in (5, 6):
+            acks.handed_out("r1", "office", Position("a" * 32, seq, 1))
+        assert [ack.seq for ack in read_acks(path)] == [6]
 
 
 def test_a_route_refuses_no_key_a_wrong_key_and_a_wrong_role_and_says_what_to_do(client, keys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -263,6 +264,32 @@ def test_a_client_that_talks_too_much_or_nonsense_is_cut_off_and_logged_without_
         pi.pi.sql("INSERT INTO odd VALUES('talk', 1)")
         assert good.next_named("changelog")["frame"]
     assert "Traceback" not in pi.pi.log
+
+
+@pytest.mark.parametrize("packet", ["", "x", "bA", "4" + 100_000 * "["], ids=["empty", "no number", "no base64", "too deep"])
+def test_what_is_no_packet_ends_that_socket_and_leaves_neither_thread_nor_traceback(one_pi: Farm, packet: str) -> None:
+    """The library raised, gunicorn logged it, and the socket's writer stayed behind: a stranger could fill the log."""
+    with listen(one_pi) as good:
+        greeted(good)
+        few = _threads(one_pi)
+        with listen(one_pi) as rude:
+            rude.ws.send(packet)
+            assert rude.ended(5) < 2
+        one_pi.pi.sql("INSERT INTO pens(pen_number, capacity) VALUES('heard', 1)")
+        assert good.next_named("changelog")["frame"]
+        eventually(lambda: metric(one_pi, "drover_sockets") == 1)
+        eventually(lambda: _threads(one_pi) <= few + 1)  # one more of the pool
+    assert "[ERROR]" not in one_pi.pi.log and "Traceback" not in one_pi.pi.log
+
+
+def test_a_write_to_who_has_gone_is_the_error_that_gunicorn_does_not_log() -> None:
+    """It judges by the number: without one, who goes while the upgrade is answered left a traceback."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours, pytest.raises(BrokenPipeError) as failed:
+        for _ in range(2):
+            sockets.Wire(ours).send(b"HTTP/1.1 101")
+    assert failed.value.errno == errno.EPIPE
 
 
 # --- what is told

@@ -81,6 +81,15 @@ def test_half_open_connections_hold_up_nobody_at_either_role(tmp_path: Path) -> 
     assert printed.count("half-open") == 4 and printed.count(" 0 failed") == 2
 
 
+def test_what_strangers_say_on_a_socket_disturbs_nobody_and_leaves_nothing_behind() -> None:
+    assert "pi: 250 cases" in prove("fuzz_sockets.py", "500")
+
+
+def test_a_bucket_that_is_not_itself_gives_nothing_wrong_and_loses_nothing() -> None:
+    printed = prove("prove_bucket.py", "100", "--places", "1")
+    assert "0 neither" in printed and "0 faults" in printed
+
+
 def test_bad_weather_on_the_line_loses_nothing_doubles_nothing_and_shows_no_state_that_never_was(tmp_path: Path) -> None:
     printed = prove("prove_network.py", "25", "--stride", "200", "--folder", str(tmp_path))
     assert "weather: " in printed and "meddled: flip, plain" in printed and "a write cut, up" in printed

@@ -393,6 +393,21 @@ def test_a_file_that_root_writes_stays_its_owners(tmp_path: Path) -> None:
     assert (env.stat().st_uid, env.stat().st_gid) == owner and env.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_setting_that_counts_after_a_restart_only_is_said_once_by_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    env = tmp_path / ".env"
+    env.write_text("REMOTE_PI_HOST=192.0.2.1\nPI_API_KEY=hxb_of_the_file\n")
+    credentials = Credentials(Settings(data_dir=tmp_path, use_ssl_for_pi=False), env)
+    credentials.present()
+    env.write_text("REMOTE_PI_HOST=192.0.2.2\nPI_API_KEY=hxb_of_the_file\nSECRET_KEY=quite-a-secret-of-ours\n")
+    for _ in range(3):
+        credentials.present(again=True)
+    (said,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert said == f"SECRET_KEY, REMOTE_PI_HOST in {env} changed: that counts after a restart of the server"
+    env.write_text("REMOTE_PI_HOST=192.0.2.1\nPI_API_KEY=hxb_of_the_file_anew\n")
+    assert credentials.present(again=True).key == "hxb_of_the_file_anew"
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
 # --- exactly what is pinned
 
 

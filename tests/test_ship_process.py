@@ -15,6 +15,7 @@ from typing import Any
 import ltx_parts
 import pytest
 import swift_server
+from bad_bucket import BadBucket, Fault
 from cutting_proxy import Behaviour, CuttingProxy
 from farm_processes import eventually
 from ltx_parts import Litestream, S3Server, litestream
@@ -151,6 +152,28 @@ def test_uploads_that_are_cut_harm_nothing(tmp_path: Path, swift: S3Server) -> N
         proxy.behaviour = Behaviour()
         bank.commit()
         bank.check()
+
+
+def test_the_parts_of_an_upload_that_was_killed_are_taken_away_by_the_next_start(tmp_path: Path, moto: S3Server) -> None:
+    """moto says of every upload that it was begun years ago."""
+    client = s3_client(moto.endpoint, path_style=True)
+
+    def uploads() -> int:
+        return len(client.list_multipart_uploads(Bucket=moto.bucket).get("Uploads", ()))
+
+    with BadBucket(moto.port) as bad, Bank(tmp_path / "parts", moto, ltx_parts.KEYS, bad.port) as bank:
+        with bank.db:
+            bank.db.execute("INSERT INTO ballast VALUES(randomblob(7000000))")
+        bad.choose = lambda _method, path: Fault("hole", seconds=30) if "partNumber=2" in path else None
+        bank.ship.start()
+        eventually(lambda: bad.done["hole"], PATIENCE)
+        assert uploads() == 1
+        bank.ship.kill9()
+        bad.choose = lambda _method, _path: None
+        bank.ship.start()
+        eventually(lambda: uploads() == 0, PATIENCE)
+        bank.check(ltx_parts.KEYS["AWS_SECRET_ACCESS_KEY"])
+    client.close()
 
 
 def test_a_full_disk_stops_the_shipping_and_nothing_else(tmp_path: Path, moto: S3Server) -> None:

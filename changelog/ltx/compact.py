@@ -30,6 +30,7 @@ SNAPSHOT_INTERVAL = 86_400.0  # s between whole databases
 SNAPSHOT_KEPT = 86_400.0  # s
 SHIPPED_KEPT = 300.0  # s that a file of level 0 stays after it was merged
 RETENTION_INTERVAL = 15.0  # s between two looks at level 0
+TIDY_INTERVAL = 86_400.0  # s between two looks for what was left behind; one at the start
 MOST_INPUTS = 100  # files that are open at once
 HELD = 8 * 1024 * 1024  # bytes of a file under construction that are held in memory
 
@@ -42,6 +43,7 @@ class Compactor:
     folder: Path | None = None
     encoding: Encoding = "block"
     clock: Callable[[], float] = time.time  # s since 1970: files bear such times
+    _tidied: float | None = None  # the day on which it was last looked for what was left behind
     _looked: dict[int, float] = field(default_factory=dict)  # level -> the beginning of the interval in which it was last looked at
 
     def step(self) -> list[Name]:
@@ -61,6 +63,10 @@ class Compactor:
         if now // RETENTION_INTERVAL != self._looked.get(0):
             retain_shipped(self.store, now)
             self._looked[0] = now // RETENTION_INTERVAL
+        if now // TIDY_INTERVAL != self._tidied:
+            if count := self.store.tidy():
+                logger.info("what uploads left behind is taken away store=%s count=%d", self.store.url, count)
+            self._tidied = now // TIDY_INTERVAL
         return made
 
     def _due(self, level: int, interval: float, now: float) -> bool:

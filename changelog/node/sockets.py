@@ -8,6 +8,7 @@ thread of its own sends from: a client that leaves too much there, or answers no
 from __future__ import annotations
 
 import base64
+import errno
 import logging
 import re
 import socket
@@ -70,7 +71,7 @@ class Wire:
                     raise ConnectionAbortedError
                 self._sock.sendall(data)
         except OSError as exc:
-            raise BrokenPipeError from exc  # the one error at which the library's threads end without a traceback
+            raise BrokenPipeError(errno.EPIPE, "the client has gone") from exc  # the one error that neither library nor gunicorn logs
         return len(data)
 
     def recv(self, size: int) -> bytes:
@@ -224,6 +225,10 @@ class Sockets:
         environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)  # no compression: it would be done again for every client
         try:
             return self._upgrading(environ, start_response)  # returns, or raises, when the socket has ended
+        except (ValueError, RecursionError) as exc:  # the library's, from the first letter or the JSON of a packet
+            logger.debug("a client says what is no packet, and is cut off caller=%s cause=%s", link.caller, exc)
+            link.wire.cut()
+            raise StopIteration from exc  # which is how the library tells gunicorn that a socket has ended
         finally:
             self._forget(link)
 
@@ -289,13 +294,14 @@ class Sockets:
 
     def _forget(self, link: Link) -> None:
         """Its thread is free again. Gunicorn is told so by an exception, behind which the library does not clean up."""
+        server = self._io.server
+        for queue in [queue for queue, environ in list(server.environ.items()) if environ.get("drover.link") is link]:
+            if (waiting := server.eio.sockets.get(queue)) is not None:
+                waiting.close(wait=False, abort=True)  # it is closed already, but behind a packet that is none
+            server.environ.pop(queue, None)
         link.wire.settle()
         with self._held:
             self._links.discard(link)
-        server = self._io.server
-        for queue, environ in list(server.environ.items()):
-            if environ.get("drover.link") is link:
-                server.environ.pop(queue, None)
         for queue, waiting in list(server.eio.sockets.items()):
             if waiting.closed:
                 server.eio.sockets.pop(queue, None)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from changelog.connection import sync_path
 from changelog.errors import BadRequest, Conflict, DroverError, Forbidden, NotFound, Unavailable
-from changelog.ltx.store.names import ALL, Name, Stored, Taken, same_content
+from changelog.ltx.store.names import ALL, LEVELS, Name, Stored, Taken, same_content
 
 TEMPORARY = ".tmp"
 ABANDONED = 3600.0  # s after which nobody writes a temporary file any more
@@ -74,9 +74,11 @@ class FolderStore:
         for name in names:
             with _asked(self._path(name)):
                 self._path(name).unlink(missing_ok=True)
-        for folder in {self._path(name).parent for name in names}:
-            with _asked(folder, absent=None):
-                _remove_left_overs(folder)
+        self._tidy({self._path(name).parent for name in names})
+
+    def tidy(self) -> int:
+        """What processes that were killed left beside the files."""
+        return self._tidy({self._root, *(self._level(level) for level in LEVELS)})
 
     def timestamp(self, name: Name) -> int:
         """Its mtime."""
@@ -100,6 +102,13 @@ class FolderStore:
         """Remove a note."""
         with _asked(self._note(key)):
             self._note(key).unlink(missing_ok=True)
+
+    def _tidy(self, folders: Iterable[Path]) -> int:
+        count = 0
+        for folder in folders:
+            with _asked(folder, absent=None):
+                count += _remove_left_overs(folder)
+        return count
 
     def _level(self, level: int) -> Path:
         return self._root / "ltx" / str(level)
@@ -155,11 +164,14 @@ class FolderStore:
             raise
 
 
-def _remove_left_overs(folder: Path) -> None:
+def _remove_left_overs(folder: Path) -> int:
+    count = 0
     for left in folder.glob(f"*{TEMPORARY}"):
         with suppress(FileNotFoundError):  # ended just now
             if time.time() - left.stat().st_ctime > ABANDONED:  # its mtime is that of the file that it was to become
                 left.unlink()
+                count += 1
+    return count
 
 
 def link_new(beside: Path, path: Path) -> bool:

@@ -89,6 +89,9 @@ class Store(Protocol):
     def delete(self, names: Iterable[Name]) -> None:
         """Remove files; one that is not there is no error."""
 
+    def tidy(self) -> int:
+        """Take away what writers that were killed long ago have left there unseen; returns how much that was."""
+
     def timestamp(self, name: Name) -> int:
         """The time that the writer gave a file, ms since 1970. Raises NotFound."""
 

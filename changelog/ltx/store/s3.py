@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,12 +14,11 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from changelog.errors import DroverError, Forbidden, NotFound, Unavailable
 from changelog.ltx.store.names import ALL, Name, Stored, Taken, as_text, from_moment, from_text, same_content
+from changelog.ltx.store.uploads import NO_S3, UPLOADS_KEPT, WHOLE, Uploads, md5, stored
 
 logger = logging.getLogger(__name__)
 
 TIMESTAMP = "litestream-timestamp"  # metadata
-WHOLE = 5 * 1024 * 1024  # bytes that are sent in one request; the least that S3 takes as a part
-PARTS = 10_000  # that S3 takes of one object
 PIECE = 256 * 1024  # bytes that are read at a time
 SPOOL = 1024 * 1024  # bytes of an object that are held in memory, when the caller does not say
 TRIES = 5  # for one object that breaks off, without a byte in between
@@ -41,6 +38,7 @@ class S3Store:
     def __init__(self, client: Any, bucket: str, path: str = "") -> None:
         self._client, self._bucket, self._path = client, bucket, path.strip("/")
         self._conditional: bool | None = None
+        self._uploads = Uploads(client)
         client.meta.events.register("before-sign.s3.DeleteObjects", _add_md5, unique_id="drover-md5")
 
     def __repr__(self) -> str:
@@ -67,6 +65,8 @@ class S3Store:
         found = []
         with self._asked(self.url):
             for page in self._client.get_paginator("list_objects_v2").paginate(**asked):
+                if "IsTruncated" not in page:
+                    raise KeyError("IsTruncated")  # a page that is no list of S3's is no empty list
                 for entry in page.get("Contents", ()):
                     name = Name.parse(level, entry["Key"].removeprefix(prefix))
                     if name and name.min_txid > after_txid:
@@ -100,9 +100,9 @@ class S3Store:
             with self._asked(self._shown(name)):
                 if size < WHOLE:
                     body = file.read()
-                    self._client.put_object(**asked, **last, Body=body, ContentMD5=_md5(body))
+                    stored(self._client.put_object(**asked, **last, Body=body, ContentMD5=md5(body)))
                 else:
-                    self._put_parts(asked, last, file, size)
+                    self._uploads.put(asked, last, file, size)
         except _Precondition:
             return self._taken(name, file)
         return None
@@ -112,24 +112,29 @@ class S3Store:
         keys = [{"Key": self._key(name)} for name in names]
         for first in range(0, len(keys), AT_ONCE):
             with self._asked(self.url):
-                some = {"Objects": keys[first : first + AT_ONCE], "Quiet": True}
-                reply = self._client.delete_objects(Bucket=self._bucket, Delete=some)
+                some = keys[first : first + AT_ONCE]
+                reply = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": some})
             for failed in reply.get("Errors", ()):
                 raise Unavailable(f"{failed.get('Key')} of {self.url} was not deleted: {failed.get('Code')}")
+            if len(reply.get("Deleted", ())) < len(some):
+                raise Unavailable(f"{self.url} does not say that what was to be deleted is gone")
 
     def timestamp(self, name: Name) -> int:
         """Its metadata or, where another program left none, when it was put there."""
         with self._asked(self._shown(name)):
-            reply = self._client.head_object(Bucket=self._bucket, Key=self._key(name))
+            reply = self._head(self._key(name))
+            put_at = from_moment(reply["LastModified"])
         with suppress(DroverError):
             return from_text(reply.get("Metadata", {}).get(TIMESTAMP, ""))
-        return from_moment(reply["LastModified"])
+        return put_at
 
     def note(self, key: str) -> bytes | None:
         """A small object beside the levels."""
         try:
             with self._asked(f"{key} of {self.url}"):
-                return self._client.get_object(Bucket=self._bucket, Key=self._key_of(key))["Body"].read()
+                reply = stored(self._client.get_object(Bucket=self._bucket, Key=self._key_of(key)))
+                reply["ContentLength"]  # without one nobody knows whether that is all
+                return bytes(reply["Body"].read())
         except NotFound as exc:
             if exc.facts.get("bucket"):
                 raise
@@ -140,10 +145,10 @@ class S3Store:
         if if_absent and not self.conditional and self.note(key) is not None:
             return False
         last = {"IfNoneMatch": "*"} if if_absent and self.conditional else {}
-        asked = {"Bucket": self._bucket, "Key": self._key_of(key), "Body": content, "ContentMD5": _md5(content)}
+        asked = {"Bucket": self._bucket, "Key": self._key_of(key), "Body": content, "ContentMD5": md5(content)}
         try:
             with self._asked(f"{key} of {self.url}"):
-                self._client.put_object(**asked, **last)
+                stored(self._client.put_object(**asked, **last))
         except _Precondition:
             return False
         return True
@@ -152,6 +157,15 @@ class S3Store:
         """Remove a note."""
         with self._asked(f"{key} of {self.url}"):
             self._client.delete_object(Bucket=self._bucket, Key=self._key_of(key))
+
+    def tidy(self, kept: float = UPLOADS_KEPT) -> int:
+        """Uploads in parts that were begun `kept` seconds ago; who may not list or end them leaves that to the bucket's owner."""
+        try:
+            with self._asked(f"what uploads have left in {self.url}"):
+                return self._uploads.tidy(self._bucket, self._key_of(""), kept)
+        except Forbidden as exc:
+            logger.info("%s", exc.message)
+        return 0
 
     def _key_of(self, rest: str) -> str:
         return f"{self._path}/{rest}" if self._path else rest
@@ -162,17 +176,30 @@ class S3Store:
     def _shown(self, name: Name) -> str:
         return f"{name} of {self.url}"
 
+    def _head(self, key: str) -> Any:
+        """What is said of an object, with its first byte: only when a body follows is it sure that nothing of the head is missing."""
+        try:
+            reply = self._client.get_object(Bucket=self._bucket, Key=key, Range="bytes=0-0")
+        except ClientError as exc:
+            if _status(exc) != 416:  # which is said of one that is empty
+                raise
+            return self._client.head_object(Bucket=self._bucket, Key=key)
+        with closing(reply["Body"]) as body:
+            if not body.read(1):
+                raise KeyError("Body")
+        return reply
+
     def _probe(self) -> bool:
-        asked = {"Bucket": self._bucket, "Key": self._key_of(PROBE), "Body": b"", "ContentMD5": _md5(b""), "IfNoneMatch": "*"}
+        asked = {"Bucket": self._bucket, "Key": self._key_of(PROBE), "Body": b"", "ContentMD5": md5(b""), "IfNoneMatch": "*"}
         answers = []
         with self._asked(self.url):
             for _ in range(2):  # the first may find what an earlier probe left
                 try:
-                    self._client.put_object(**asked)
+                    stored(self._client.put_object(**asked))
                     answers.append(200)
                 except ClientError as exc:
                     answers.append(status := _status(exc))
-                    if status not in (412, 409, 400, 501):
+                    if status not in (412, 409, 400, 501) or _code(exc) == "RequestTimeout":
                         raise
         with suppress(DroverError):
             self.delete_note(PROBE)
@@ -192,22 +219,6 @@ class S3Store:
         with self.open(name) as there:
             return Taken(name, same_content(there, file))
 
-    def _put_parts(self, asked: dict[str, Any], last: dict[str, Any], file: BinaryIO, size: int) -> None:
-        upload = self._client.create_multipart_upload(**asked)["UploadId"]
-        which = {"Bucket": self._bucket, "Key": asked["Key"], "UploadId": upload}
-        try:
-            parts: list[dict[str, Any]] = []
-            part_size = max(WHOLE, -(-size // PARTS))
-            while body := file.read(part_size):
-                number = len(parts) + 1
-                reply = self._client.upload_part(**which, PartNumber=number, Body=body, ContentMD5=_md5(body))
-                parts.append({"PartNumber": number, "ETag": reply["ETag"]})
-            self._client.complete_multipart_upload(**which, MultipartUpload={"Parts": parts}, **last)
-        except BaseException:
-            with suppress(BotoCoreError, ClientError):  # else its parts lie there unseen, and cost
-                self._client.abort_multipart_upload(**which)
-            raise
-
     def _fetch(self, name: Name, out: BinaryIO) -> None:
         which, tries, got, etag = {"Bucket": self._bucket, "Key": self._key(name)}, 0, 0, ""
         while True:
@@ -215,6 +226,7 @@ class S3Store:
             try:
                 with self._asked(self._shown(name)):
                     reply = self._client.get_object(**which, **rest)
+                    etag, whole, before = reply["ETag"], got + reply["ContentLength"], got
             except _Precondition:  # it was replaced meanwhile
                 got = out.seek(0)
                 out.truncate()
@@ -222,7 +234,6 @@ class S3Store:
                 if tries < TRIES:
                     continue
                 raise Unavailable(f"{self._shown(name)} is replaced again and again") from None
-            etag, whole, before = reply["ETag"], got + reply["ContentLength"], got
             try:
                 while piece := reply["Body"].read(PIECE):
                     out.write(piece)
@@ -246,7 +257,7 @@ class S3Store:
         try:
             yield
         except ClientError as exc:
-            status, code = _status(exc), exc.response.get("Error", {}).get("Code", "")
+            status, code = _status(exc), _code(exc)
             if status == 412:
                 raise _Precondition from exc
             if code == "NoSuchBucket":
@@ -263,6 +274,8 @@ class S3Store:
         except SSLError as exc:
             remedy = "name the authority that signed it in AWS_CA_BUNDLE=/path.pem, and the endpoint as the certificate does"
             raise Unavailable(f"{what} is refused for its certificate ({exc.kwargs['error']}): {remedy}") from exc
+        except NO_S3 as exc:
+            raise Unavailable(f"{what} cannot be used: what answers there is no S3 server") from exc
         except BotoCoreError as exc:
             raise Unavailable(f"{what} cannot be reached ({type(exc).__name__}): is the endpoint right, and the network there?") from exc
 
@@ -275,11 +288,11 @@ def _status(exc: ClientError) -> int:
     return exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
-def _md5(body: bytes) -> str:
-    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+def _code(exc: ClientError) -> str:
+    return str(exc.response.get("Error", {}).get("Code", ""))
 
 
 def _add_md5(request: Any, **_: Any) -> None:
     """Servers older than S3's new checksums want this header on the deletion of many."""
     if "Content-MD5" not in request.headers:
-        request.headers["Content-MD5"] = _md5(request.body if isinstance(request.body, bytes) else request.body.encode())
+        request.headers["Content-MD5"] = md5(request.body if isinstance(request.body, bytes) else request.body.encode())
