@@ -101,11 +101,11 @@ def connect(
         db.wal_autocheckpoint(WAL_AUTOCHECKPOINT if checkpoints else 0)
         if leaves_wal:
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        db.pragma("synchronous", "OFF" if scratch else "FULL")  # first: to leave WAL mode syncs the file
         if scratch:
             db.pragma("journal_mode", "off")
         elif create:
             _use_wal(db, patience)
-        db.pragma("synchronous", "OFF" if scratch else "FULL")
         db.pragma("foreign_keys", foreign_keys)
         db.pragma("temp_store", "MEMORY")  # savepoints and triggers keep journals, which else are files on the SD card
         if readonly:

@@ -17,7 +17,7 @@ import apsw
 from flask import Blueprint, Response, current_app, g, request, send_file
 
 from changelog.acks import Acks
-from changelog.compression import choose, compress
+from changelog.compression import ZSTD_QUICK, choose, compress
 from changelog.connection import connect, one
 from changelog.errors import BadRequest, HistoryTrimmed, PositionMismatch
 from changelog.node.access import int_argument
@@ -27,7 +27,7 @@ from changelog.primary import Primary
 from changelog.reader import check_position, read_log
 from changelog.render import as_change, columns_of, newest_rows, table_objects
 from changelog.schema import read_tables, schema_hash
-from changelog.snapshot import Snapshot, SnapshotStore
+from changelog.snapshot import COPY_MEDIA_TYPE, Snapshot, SnapshotStore
 from changelog.wire import MEDIA_TYPE
 from pi.keys import Keys
 from pi.shipping import for_health
@@ -69,11 +69,14 @@ def blueprint(primary: Primary, keys: Keys, acks: Acks, folder: Path) -> Bluepri
     @routes.get("/full-export")
     @keys.require("replica")
     def full_export() -> Response:
+        start = int_argument(request.args, "from", 0, 0, 2**63 - 1)
         _refuse_stranger(primary)
         replica_id = _replica_id()
-        snapshot = snapshots.newest(_wanted_digest())
+        snapshot = snapshots.newest(request.args.get("copy") or request.headers.get("If-Range", "").strip('"'))
         if replica_id:
             acks.handed_out(replica_id, g.key.name, snapshot.position)
+        if COPY_MEDIA_TYPE in request.headers.get("Accept", ""):
+            return _copy(snapshot, start)
         if SQLITE_MEDIA_TYPE in request.headers.get("Accept", ""):
             return _file(snapshot)
         return Response(_export(snapshot), mimetype="application/json")
@@ -194,15 +197,20 @@ def _refuse_stranger(primary: Primary) -> None:
                 raise PositionMismatch(message, epoch=epoch, descends=False)
 
 
-def _wanted_digest() -> bytes | None:
-    """Which copy a broken download goes on with, by If-Range."""
-    try:
-        return bytes.fromhex(request.headers.get("If-Range", "").strip('"')) or None
-    except ValueError:
-        return None
+def _copy(snapshot: Snapshot, start: int) -> Response:
+    """As a replica wants it: from the byte on up to which it has this very copy, compressed, with the digest at the end."""
+    if request.args.get("copy") != snapshot.id or start > snapshot.size:
+        start = 0
+    encoding = choose(request.headers.get("Accept-Encoding", ""))
+    facts = {"Copy": snapshot.id, "From": start, "Size": snapshot.size, "Position": snapshot.position}
+    headers = {f"X-Changelog-{name}": str(value) for name, value in facts.items()} | {"Vary": "Accept, Accept-Encoding"}
+    if encoding != "identity":
+        headers["Content-Encoding"] = encoding
+    return Response(compress(encoding, snapshot.stream(start), ZSTD_QUICK), mimetype=COPY_MEDIA_TYPE, headers=headers)
 
 
 def _file(snapshot: Snapshot) -> Response:
+    """As a file, for people and other programs: its digest comes first."""
     response = send_file(snapshot.path, mimetype=SQLITE_MEDIA_TYPE, conditional=True, etag=snapshot.sha256.hex())
     response.headers["X-Changelog-Position"] = str(snapshot.position)
     response.headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(snapshot.sha256).decode()}:"

@@ -151,7 +151,8 @@ class Follower:
         count = after.seq - before.seq
         if count:
             self._measures.applied(count, time.monotonic() - started)
-        self.file.index_for_pages()
+        if not self.file.lacks_indexes:  # else they are made in turns, after these rows were told of
+            self.file.index_for_pages()
         self._state.position(after.epoch, after.seq)
         self._state.following(frame[0].upto)
         if count:

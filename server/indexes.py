@@ -1,17 +1,24 @@
 """Indexes that only the replica has, for its pages: the Pi's SD card does not pay for them, and the schema hash leaves them out.
 
-Names start with `changelog_local_`. The sync service makes them after each bootstrap; a page works without them, only slower.
+Names start with `changelog_local_`. The sync service makes them one after another, after a bootstrap; a page works without them, only
+slower.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 import apsw
+
+from changelog.connection import rows
 
 SORTER_KIB = 8_000  # memory for the rows that are sorted, and as much for the pages of the file
 
 CHANGES_BY_KIND = "changelog_local_changelog_by_kind"  # costs a replay 5 to 10 % of its time, and 30 bytes a change
+NORMAL = 1  # what SQLite calls so of `synchronous`
+NAME = 5  # which word of the statements below is the name
 OWNED = "tbl IN ('weight_records','pair_history')"
 
 LOCAL_INDEXES = (
@@ -45,17 +52,28 @@ LOCAL_INDEXES = (
 logger = logging.getLogger(__name__)
 
 
-def add_indexes(db: apsw.Connection) -> None:
-    """Make those that are missing, in memory that does not grow with the tables."""
-    cache = db.pragma("cache_size")
+def add_indexes(db: apsw.Connection, seconds: float = math.inf) -> bool:
+    """Make those that are missing, in memory that does not grow with the tables; whether none is left.
+
+    After `seconds` no other one is begun: at least one is made, and with 0 none.
+    """
+    until = time.monotonic() + seconds
+    there = {name for (name,) in rows(db, "SELECT name FROM sqlite_schema WHERE type='index'")}
+    missing = [sql for sql in LOCAL_INDEXES if sql.split()[NAME] not in there]
+    cache, sync = db.pragma("cache_size"), db.pragma("synchronous")
+    db.pragma("synchronous", min(sync, NORMAL))  # what a power cut takes away is made again; the next rows sync it with them
     db.pragma("temp_store", "FILE")  # with MEMORY the sorter keeps a whole table there, and is slower, too
     db.pragma("cache_size", -SORTER_KIB)
     try:
-        for sql in LOCAL_INDEXES:
+        for number, sql in enumerate(missing):
+            if (number or not seconds) and time.monotonic() >= until:
+                return False
             try:
                 db.execute(sql)
             except apsw.SQLError as exc:  # another database than a farm's, or a column less: the pages are slower, nothing else
                 logger.debug("no index for the pages sql=%s cause=%s", sql, exc)
+        return True
     finally:
+        db.pragma("synchronous", sync)
         db.pragma("temp_store", "MEMORY")
         db.pragma("cache_size", cache)

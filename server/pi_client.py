@@ -18,6 +18,7 @@ from changelog.errors import BrokenFrame, DroverError, Unreachable
 from changelog.node.certificates import ANNOUNCED, der_of, fingerprint
 from changelog.node.settings import Settings
 from changelog.position import Position
+from changelog.snapshot import COPY_MEDIA_TYPE
 from changelog.wire import MEDIA_TYPE, Header, parse_json, split_frame
 from server.credentials import Credential, Credentials
 from server.download import Download, Progress
@@ -34,7 +35,6 @@ LONGEST_REASON = 500  # characters of the Pi's own words
 TRIES = 5  # of a snapshot's download that bring nothing; others go on where the one before broke off
 LOOKS = 3  # at who answers
 UNAUTHORIZED = errors.Unauthorized.status
-SQLITE_MEDIA_TYPE = "application/vnd.sqlite3"
 
 logger = logging.getLogger(__name__)
 
@@ -107,18 +107,19 @@ class PiClient:
         `accepted_epoch` must be part of the Pi's history, or it refuses with PositionMismatch. A broken download goes on where it broke.
         """
         asked = {"epoch": accepted_epoch} if accepted_epoch else {}
+        headers = {"Accept": COPY_MEDIA_TYPE, "Accept-Encoding": ACCEPTED}
         download = Download(target)
         vain = 0
         while not download.whole:
             had = download.done
             try:
-                with self._get("/full-export", asked, {"Accept": SQLITE_MEDIA_TYPE, **download.headers}, READ_TIMEOUT * 10) as response:
-                    download.receive(response.headers, response.status_code, self._chunks(response), progress)
+                with self._get("/full-export", asked | download.asked, headers, READ_TIMEOUT * 10) as response:
+                    pieces = decompress(response.headers.get("Content-Encoding"), self._chunks(response))
+                    download.receive(response.headers, pieces, progress)
             except Unreachable:
                 vain = 0 if download.done > had else vain + 1
                 if not download.done or vain == TRIES:
                     raise
-        download.check()
         return download.done
 
     def facts(self, path: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -16,7 +17,7 @@ from changelog.errors import DamagedFile
 from changelog.guard import keep_guards
 from changelog.position import Position
 from changelog.reader import descends
-from changelog.replay import connect_replica, position_of
+from changelog.replay import checkpoint, connect_replica, position_of
 from changelog.rescue.lost import Rescued, keep_lost
 from changelog.storage import in_words, is_damage
 from server.clock import utc_text
@@ -45,6 +46,8 @@ class ReplicaFile:
         self._size = 0  # bytes that the file has at least, as of the last look
         self._doubted_at = -LOOK_EVERY
         self._indexed_schema = 0  # SQLite's schema_version when the pages' indexes were last made
+        self.index_time = math.inf  # s, about, that may be spent at once on those: less where somebody waits for the rows
+        self.lacks_indexes = False  # more are to be made
 
     @property
     def db(self) -> apsw.Connection:
@@ -85,31 +88,42 @@ class ReplicaFile:
         return None
 
     def index_for_pages(self) -> None:
-        """Make the indexes that schema changes take away or an older program did not make, and the guards that somebody took away."""
+        """Make the guards that somebody took away, and the indexes that a new copy does not have yet, or a schema change took away.
+
+        No index is begun after `index_time`: while it `lacks_indexes`, this is to be called again.
+        """
+        self._make_indexes(self.index_time)
+
+    def _make_indexes(self, seconds: float) -> None:
         db = self._db
         if db is None or db.pragma("schema_version") == self._indexed_schema:
             return
         try:
             with db:
                 keep_guards(db)
-            add_indexes(db)
+            self.lacks_indexes = not add_indexes(db, seconds)
         except (apsw.FullError, apsw.IOError) as exc:
             if is_damage(exc):
                 raise
+            self.lacks_indexes = False
             logger.warning("the indexes for the pages wait to be made: %s", in_words(exc))
             return
-        self._indexed_schema = db.pragma("schema_version")
+        checkpoint(db)
+        if not self.lacks_indexes:
+            self._indexed_schema = db.pragma("schema_version")
 
     def install(self, incoming: Path) -> Rescued | None:
         """Put a snapshot that is fitted out in the place of what is there: into the live file where that can be done, else by a new one.
 
         A history that does not go on in the snapshot's is kept beside it; of one that does, the changes that the Pi has lost since, which
-        are returned, and what only our log still tells. Raises Unavailable while a page does not let go of the old file.
+        are returned, and what only our log still tells. Where others are read until then, the indexes for pages are made before; else the
+        new rows can be read at once, and the indexes follow. Raises Unavailable while a page does not let go of the old file.
         """
         sound = self._db is not None
         archived = sound and not _contains(incoming, position_of(self.db).epoch)
         rescued = None if archived else self._save_history(incoming)
-        _index(incoming)
+        if sound or self.index_time == math.inf:
+            _index(incoming)
         if sound and not archived and copy_over(incoming, self.db):
             self._size = 0  # the one thing that may make it smaller
             self._adopt(self.db)
@@ -154,6 +168,7 @@ class ReplicaFile:
         if self._db is not None:
             self._db.close()
         self._db = self._file = None
+        self.lacks_indexes = False
 
     def _save_history(self, incoming: Path) -> Rescued | None:
         """Keep what the primary has lost, and put what it has trimmed into the snapshot; of a damaged file, what can be read."""
@@ -188,7 +203,7 @@ class ReplicaFile:
     def _adopt(self, db: apsw.Connection) -> None:
         self._readers.trusted = self._file
         self._indexed_schema = 0
-        self.index_for_pages()
+        self._make_indexes(self.index_time if self.index_time == math.inf else 0)  # the guards in any case
         self._opened(position_of(db))
 
     def _look_at_journal(self) -> None:

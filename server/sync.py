@@ -34,6 +34,7 @@ from server.verifier import Verdict, record, verify
 FIRST_BACKOFF = 0.5  # s after the first failure; it doubles up to DB_SYNC_INTERVAL
 LOOK = 1.0  # s between two looks, after a failure, whether another key or certificate counts by now
 STOP_TIMEOUT = 3.0  # s
+INDEX_TIME = 0.05  # s of a turn after which no further index for the pages is begun
 FULL = f"{DISK}: the rows stay as they are until there is room"
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class SyncService:
     def start(self) -> None:
         """Begin. Raises Conflict when another process follows with this replica."""
         self.lock.acquire()
+        self.follower.file.index_time = INDEX_TIME
         logger.info("Database sync service initialized")
         self._thread.start()
 
@@ -151,6 +153,8 @@ class SyncService:
         try:
             self._run_jobs()
             self._follow()
+            if self._lacks_indexes:
+                self.follower.file.index_for_pages()
             self._client.keep_trust()
             self._upkeep.step()
         except Exception as exc:  # what nobody foresaw ends one turn, not the service
@@ -186,7 +190,7 @@ class SyncService:
 
     def _follow_bucket(self, bucket: Bucket) -> None:
         bucket.step()
-        self._wake.wait(bucket.pace)
+        self._wake.wait(0 if self._lacks_indexes else bucket.pace)
         self._wake.clear()
 
     def _present(self) -> Bucket | None:
@@ -199,13 +203,19 @@ class SyncService:
         fit = all(self._use(offer) for offer in offers)  # up to the first that does not: a pull brings the rest
         if not self._offers.up:
             # The first answer is not to wait for news: until it has come, nobody here knows how old the rows are.
-            self.follower.step(max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT))) if self._knows else 0)
+            longest = max(1, int(min(self._settings.db_sync_interval, LONGEST_WAIT)))
+            self.follower.step(longest if self._knows and not self._lacks_indexes else 0)
             self._knows = True
         elif not fit or self._offers.pull_is_due:
             self._offers.pulling()
             self.follower.step()
-        elif not offers and not self._offers.wait():
+        elif not offers and not self._lacks_indexes and not self._offers.wait():
             self.follower.look()
+
+    @property
+    def _lacks_indexes(self) -> bool:
+        """Whether nothing is waited for, since there is work to be done."""
+        return self.follower.file.lacks_indexes
 
     def _use(self, offer: Offer) -> bool:
         """Whether nothing is left to be asked for: the replica has come to where the Pi was then."""

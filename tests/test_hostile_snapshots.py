@@ -16,8 +16,8 @@ from lying_pi import Barn
 
 from changelog import space
 from changelog.connection import connect, one, rows
+from changelog.snapshot import COPY_MEDIA_TYPE
 from server import follower
-from server.pi_client import SQLITE_MEDIA_TYPE
 
 MiB = 2**20
 EVIL = "DELETE FROM cattle; DELETE FROM pens"
@@ -102,10 +102,11 @@ SNAPSHOTS: dict[str, Callable[[Path], bytes]] = {
 }
 
 
-def sent(data: bytes, *, digest: str = "", size: int = 0) -> Response:
-    """As the Pi sends a snapshot: with its digest and length, or with others."""
-    headers = {"ETag": f'"{digest or hashlib.sha256(data).hexdigest()}"', "Content-Length": str(size or len(data))}
-    return Response(iter([data]), mimetype=SQLITE_MEDIA_TYPE, headers=headers)
+def sent(data: bytes, *, digest: bytes = b"", size: object = None, start: int = 0) -> Response:
+    """As the Pi sends a snapshot: with its length and its digest, or with others."""
+    facts = {"Copy": "c", "From": start, "Size": len(data) if size is None else size}
+    headers = {f"X-Changelog-{name}": str(value) for name, value in facts.items()}
+    return Response(iter([data, digest or hashlib.sha256(data).digest()]), mimetype=COPY_MEDIA_TYPE, headers=headers)
 
 
 def refuses_snapshot(barn: Barn, answer: Callable[[], Response], cause: str) -> None:
@@ -127,9 +128,22 @@ def test_a_snapshot_that_is_none_or_is_damaged_never_takes_the_place_of_the_good
     refuses_snapshot(barn, lambda: sent(data), "damaged")
 
 
+def encoded(answer: Response, encoding: str) -> Response:
+    answer.headers["Content-Encoding"] = encoding
+    return answer
+
+
 TRANSFERS: dict[str, tuple[Callable[[bytes], Response], str]] = {
-    "another digest": (lambda data: sent(data, digest="0" * 64), "broken_frame"),
-    "no digest": (lambda data: Response(data, mimetype=SQLITE_MEDIA_TYPE), "broken_frame"),
+    "another digest": (lambda data: sent(data, digest=b"0" * 32), "broken_frame"),
+    "a digest that is too long": (lambda data: sent(data, digest=hashlib.sha512(data).digest()), "broken_frame"),
+    "a digest that is cut short": (lambda data: sent(data, digest=b"0" * 31), "unreachable"),
+    "the file without a word on it": (lambda data: Response(data, mimetype="application/vnd.sqlite3"), "broken_frame"),
+    "a length that is no number": (lambda data: sent(data, size="1e6"), "broken_frame"),
+    "less than is there": (lambda data: sent(data, size=len(data) - 4_096), "broken_frame"),
+    "more than is there": (lambda data: sent(data, size=len(data) + 4_096), "unreachable"),
+    "the rest of what was never begun": (lambda data: sent(data, start=4_096), "broken_frame"),
+    "no gzip": (lambda data: encoded(sent(data), "gzip"), "broken_frame"),
+    "no zstd": (lambda data: encoded(sent(data), "zstd"), "broken_frame"),
     "ten terabytes to come": (lambda data: sent(data, size=10 * 2**40), "disk"),
 }
 
@@ -141,7 +155,10 @@ def test_a_snapshot_that_is_sent_wrongly_is_refused(barn: Barn, lie: str) -> Non
     refuses_snapshot(barn, lambda: answer(data), cause)
 
 
-def test_a_snapshot_without_an_end_stops_before_the_disk_is_full(barn: Barn, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("size", "cause"), [(10 * MiB, "broken_frame"), (10**18 - 1, "disk")])
+def test_a_snapshot_without_an_end_stops_before_the_disk_is_full(
+    barn: Barn, monkeypatch: pytest.MonkeyPatch, size: int, cause: str
+) -> None:
     taken = 0
 
     def endless() -> Iterator[bytes]:
@@ -152,7 +169,8 @@ def test_a_snapshot_without_an_end_stops_before_the_disk_is_full(barn: Barn, mon
 
     monkeypatch.setattr(space, "KEPT_FREE", shutil.disk_usage(barn.replica.parent).free - 20 * MiB)
     monkeypatch.setattr(space, "SMALLEST_PART", 1)
-    refuses_snapshot(barn, lambda: Response(endless(), mimetype=SQLITE_MEDIA_TYPE), "disk")
+    headers = {"X-Changelog-From": "0", "X-Changelog-Size": str(size)}
+    refuses_snapshot(barn, lambda: Response(endless(), mimetype=COPY_MEDIA_TYPE, headers=headers), cause)
     assert taken < 100
 
 

@@ -288,7 +288,7 @@ def test_without_an_id_nothing_is_acknowledged(acks: Acks, path: str, served: tu
     assert acks.all() == []
 
 
-@pytest.mark.parametrize("accept", ["application/vnd.sqlite3", "application/json"])
+@pytest.mark.parametrize("accept", ["application/vnd.drover.copy", "application/vnd.sqlite3", "application/json"])
 def test_a_snapshot_that_is_handed_out_is_acknowledged(
     path: str, acks: Acks, served: tuple[FlaskClient, str, Primary], accept: str
 ) -> None:

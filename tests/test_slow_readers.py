@@ -24,6 +24,7 @@ KINDS = {
     "the log as JSON": "/api/sync/changes?after=0&limit=5000 application/json",
     "the export as JSON": "/api/sync/full-export application/json",
     "the database file": "/api/sync/full-export application/vnd.sqlite3",
+    "the copy for a replica": "/api/sync/full-export application/vnd.drover.copy",
 }
 
 

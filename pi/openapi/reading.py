@@ -21,6 +21,7 @@ from changelog.node.openapi import (
     ref,
     success,
 )
+from changelog.snapshot import COPY_MEDIA_TYPE
 from changelog.verify.answers import MOST_PARTS, MOST_RANGES, NEVER
 from changelog.wire import MEDIA_TYPE
 from pi import herd
@@ -146,12 +147,18 @@ def _full_export() -> Schema:
     return operation(
         "full_export",
         "All rows of all tables, at one position",
-        {200: answer("The database.", reply, more=(SQLITE_MEDIA_TYPE,)), 206: file},
+        {200: answer("The database.", reply, more=(SQLITE_MEDIA_TYPE, COPY_MEDIA_TYPE)), 206: file},
         (400, *KEYED, 409, 416),
         tag="sync",
         security=opened_by("replica"),
-        words=f"With `Accept: {SQLITE_MEDIA_TYPE}` the database file, resumable by Range and If-Range; its position is in a header.",
-        parameters=(parameter("epoch", TEXT, "refuse (409) where the history here does not contain this epoch"), _replica_id()),
+        words=f"With `Accept: {SQLITE_MEDIA_TYPE}` the database file, resumable by Range and If-Range; its position is in a header."
+        f" With `Accept: {COPY_MEDIA_TYPE}` the same for a replica: compressed, and its SHA-256 is the last 32 bytes.",
+        parameters=(
+            parameter("epoch", TEXT, "refuse (409) where the history here does not contain this epoch"),
+            parameter("copy", TEXT, f"go on with the copy of this id (`X-Changelog-Copy`), of {COPY_MEDIA_TYPE}"),
+            parameter("from", SEQ, "from this byte on"),
+            _replica_id(),
+        ),
     )
 
 

@@ -10,13 +10,14 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from changelog.connection import connect, remove_database, sync_path
+from changelog.connection import connect, one, remove_database, sync_path
 from scripts import peer_litestream
 from scripts.bench.figures import Figure, in_turns, single, took
 from scripts.bench.ground import ROWS_AN_ANIMAL, Ground, cpu_of
 from scripts.large_farm import Farm, figure, peak_memory, wait_for
 from scripts.prove_bootstrap import bootstraps_of
 from scripts.prove_ltx import cpu_time
+from server.indexes import LOCAL_INDEXES
 
 CLAIM = 5_000.0  # ms that the document names for 100,000 records, and at most for any first sync
 PATIENCE = 300.0  # s
@@ -25,7 +26,10 @@ TOUCH = "UPDATE batches SET notes='copied again' WHERE id=1"  # so that the Pi m
 
 
 def bootstrap(ground: Ground) -> Iterator[Figure]:
-    """The replica's file is removed again and again; a bootstrap's time is what the server's own history says."""
+    """The replica's file is removed again and again; a bootstrap's time is what the server's own history says.
+
+    Then the rows can be read. The indexes for pages follow; CPU time is that of all.
+    """
     animals, program = ground.sizes.herd, peer_litestream.find()
     with ground.room("peers") as folder, ground.farm(animals) as farm:
         farm.pi.start()
@@ -41,9 +45,12 @@ def bootstrap(ground: Ground) -> Iterator[Figure]:
             url = _ship(program, source, folder / "files")
             peers["litestream restore"] = partial(_restore, program, url, folder / "restored.db")
         found: dict[str, list[float]] = {name: [] for name in peers}
+        indexing: list[float] = []  # ms
         cpu: dict[str, list[float]] = {"ours": [], "litestream restore": []}
         for _ in range(ground.sizes.rounds):
-            cpu["ours"].append(again(farm))
+            used, indexed = again(farm)
+            cpu["ours"].append(used)
+            indexing.append(indexed * 1000)
             for name, work in peers.items():
                 before = cpu_time()
                 found[name].append(took(work) * 1000)
@@ -54,6 +61,8 @@ def bootstrap(ground: Ground) -> Iterator[Figure]:
         for name, times in found.items():
             yield in_turns(f"bootstrap.beside {name}", "ms", ours, name, times, claim=CLAIM if name.startswith("lite") else None)
         if program is not None:
+            whole = [a + b for a, b in zip(ours, indexing, strict=True)]
+            yield in_turns("bootstrap.with all indexes for pages", "ms", whole, "litestream restore", found["litestream restore"])
             yield in_turns("bootstrap.CPU of both sides", "s", cpu["ours"], "litestream restore", cpu["litestream restore"])
 
 
@@ -65,6 +74,7 @@ def memory(ground: Ground) -> Iterator[Figure]:
             farm.pi.start()
             farm.server.start()
             wait_for(lambda farm=farm: copies(farm) == 1, PATIENCE, "the bootstrap")  # type: ignore[misc]
+            wait_for(lambda farm=farm: has_indexes(farm.server.database), PATIENCE, "the indexes")  # type: ignore[misc]
             for role in farm.roles:
                 peak = [peak_memory(role) / 1e6]
                 yield single(f"memory.of the {role.name}", "MB", peak, series=f"memory of the {role.name}, MB", axis="rows", at=rows)
@@ -79,16 +89,26 @@ def copies(farm: Farm) -> int:
     return int(figure(farm, "drover_bootstraps_total"))
 
 
-def again(farm: Farm) -> float:
-    """One more bootstrap; the CPU seconds of both sides."""
+def again(farm: Farm) -> tuple[float, float]:
+    """One more bootstrap: the CPU seconds of both sides, and the seconds from the new rows to the last index for pages."""
     farm.pi.sql(TOUCH)
     head = int(farm.pi.sql("SELECT max(seq) FROM changelog"))
     wait_for(lambda: int(farm.server.sql("SELECT seq FROM changelog_position")) == head, PATIENCE, "the change before it", every=0.01)
     before, pids = copies(farm), farm.pi.pids() + farm.server.pids()
     used = cpu_of(pids)
     farm.server.database.unlink()
+    wait_for(farm.server.database.exists, PATIENCE, "the new file", every=0.002)
+    began = time.monotonic()
+    wait_for(lambda: has_indexes(farm.server.database), PATIENCE, "the indexes", every=0.01)
+    indexed = time.monotonic() - began
     wait_for(lambda: copies(farm) > before, PATIENCE, "the bootstrap", every=0.1)
-    return cpu_of(pids) - used
+    return cpu_of(pids) - used, indexed
+
+
+def has_indexes(path: Path) -> bool:
+    """Whether all that the pages are to have are there."""
+    with closing(connect(path, readonly=True)) as db:
+        return int(one(db, "SELECT count(*) FROM sqlite_schema WHERE name GLOB 'changelog_local_*'")) == len(LOCAL_INDEXES)
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from changelog.install import uninstall
 from changelog.log import head
 from changelog.primary import Primary
 from scripts import peer_litestream
-from scripts.bench.bootstrap import copies
+from scripts.bench.bootstrap import copies, has_indexes
 from scripts.bench.figures import Figure, beside, single
 from scripts.bench.ground import Ground
 from scripts.large_farm import CuttingProxy, Farm, wait_for
@@ -88,6 +88,7 @@ def syncs(ground: Ground) -> Iterator[Figure]:
         farm.pi.start()
         farm.server.start()
         wait_for(lambda: copies(farm) == 1 and farm.status()["push"], PATIENCE, "the first copy and the socket")
+        wait_for(lambda: has_indexes(farm.server.database), PATIENCE, "the indexes")
         for count in ground.sizes.syncs:
             times = []
             for n in range(3):
