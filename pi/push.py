@@ -67,6 +67,7 @@ class Push:
         self._reviewed = (-1, 0.0)  # the version of the keys by which those who listen were last judged, and when (time.monotonic())
         self._told: Position | None = None  # the head that everybody was told; None while nobody listens
         self._failure = ""
+        self._listened = threading.Event()  # somebody listens, or did until lately
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
 
@@ -83,6 +84,7 @@ class Push:
     def stop(self) -> None:
         """End all sockets."""
         self._stopped.set()
+        self._listened.set()
         self._primary.commits.release()
         self.sockets.stop()
         if self._thread.is_alive():
@@ -94,6 +96,7 @@ class Push:
             links = self.sockets.links
             if not links:
                 self._told = None
+                self._listened.clear()
                 return False
             after = self._told
             if after is None:  # the file could not be read when they came
@@ -123,6 +126,7 @@ class Push:
             self._failed(exc)  # it is told as soon as the file can be read
         else:
             self._tell_head([link], self._told, None)
+        self._listened.set()
 
     def _tell_head(self, links: Iterable[Link], head: Position, frame: bytes | None) -> None:
         self.sockets.tell(links, "changelog", {"epoch": head.epoch, "head": head.seq, "frame": frame})
@@ -130,6 +134,8 @@ class Push:
     def _run(self) -> None:
         seen = -1
         while not self._stopped.is_set():
+            if not self._listened.wait(RETRY):
+                continue  # nobody asks what is new, so the file need not be watched
             before, seen = seen, self._primary.commits.moved(seen, RETRY)
             if self._stopped.is_set():
                 return
