@@ -366,20 +366,20 @@ def test_eight_senders_get_1000_payloads_a_second_durably_committed(tmp_path):
 
 def test_those_who_send_at_once_share_each_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "GATHER", 0.5)  # s: a loaded machine may be slow to bring them together
-    path, commits = make_farm(tmp_path), []
+    commits = []
 
     def send_many(sender):
-        for number in range(25):
-            send(writer, f"hxb:B{sender}:L{sender}x{number}:U{sender}x{number}")
-            time.sleep(0.002 * sender)  # the answer's way, and that of the next payload
+        for _ in range(25):
+            writer.write(lambda db: time.sleep(0.02), "test")  # a slow disk
+            time.sleep(0.002 * sender)  # the answer's way, and that of the next job
 
-    with running_writer(path, committed=commits.append) as writer:
+    with running_writer(make_farm(tmp_path), committed=commits.append) as writer:
         threads = [threading.Thread(target=send_many, args=(sender,)) for sender in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert 25 <= len(commits) <= 35, "by themselves they would take turns"
+    assert 25 <= len(commits) <= 35, "in two halves they would take 50"
 
 
 def test_who_sends_alone_waits_for_nobody(tmp_path, monkeypatch):
