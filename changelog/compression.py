@@ -1,4 +1,8 @@
-"""Compression of streams: gzip always, zstd where both sides have it. Each chunk can be decoded when it arrives."""
+"""Compression of streams: gzip always, zstd where both sides have it. Each chunk can be decoded when it arrives.
+
+And of small messages that are much like each other: both sides hold a dictionary, a message of before, and what is in it costs next to
+nothing (RFC 1951, with zlib's preset dictionary; every zlib has that).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,9 @@ ZSTD_LEVEL = 3
 PIECE_BYTES = 1024 * 1024  # decoded at a time: a small body that unpacks to gigabytes never stands in memory
 _GZIP_WINDOW = 31  # zlib's way to say: with gzip's header
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # no frame of ours needs a larger one
+
+_RAW_WINDOW = -15  # zlib's way to say: without any header
+DICTIONARY_BYTES = 32 * 1024  # zlib looks back no further
 
 ACCEPTED = "zstd, gzip" if zstandard else "gzip"
 
@@ -91,6 +98,24 @@ def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 yield piece
     except zstandard.ZstdError as exc:
         raise BrokenFrame(f"the body is not zstd: {exc}") from exc
+
+
+def pack(message: bytes, dictionary: bytes) -> bytes:
+    """A message as `unpack` takes it, with the same dictionary."""
+    coder = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, _RAW_WINDOW, zdict=dictionary)
+    return coder.compress(message) + coder.flush()
+
+
+def unpack(packed: bytes, dictionary: bytes, most: int) -> bytes:
+    """The message of `pack`. Raises BrokenFrame for anything else, and where it has more than `most` bytes."""
+    coder = zlib.decompressobj(_RAW_WINDOW, dictionary)
+    try:
+        message = coder.decompress(packed, most + 1)
+    except zlib.error as exc:
+        raise BrokenFrame(f"the message is not packed as it should be: {exc}") from exc
+    if len(message) > most or not coder.eof or coder.unused_data:
+        raise BrokenFrame(f"the message has more than {most} bytes, breaks off, or goes on behind its end")
+    return message
 
 
 class _Reader:

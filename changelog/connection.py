@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -103,7 +104,7 @@ def connect(
         if scratch:
             db.pragma("journal_mode", "off")
         elif create:
-            db.pragma("journal_mode", "wal")
+            _use_wal(db, patience)
         db.pragma("synchronous", "OFF" if scratch else "FULL")
         db.pragma("foreign_keys", foreign_keys)
         db.pragma("temp_store", "MEMORY")  # savepoints and triggers keep journals, which else are files on the SD card
@@ -125,6 +126,19 @@ def connect(
         db.close()
         raise
     return db
+
+
+def _use_wal(db: apsw.Connection, patience: int) -> None:
+    """Make it a file in WAL mode. SQLite reads before it writes here, and so waits for no writer: several who open a file at once meet."""
+    until = time.monotonic() + patience / 1000
+    while True:
+        try:
+            db.pragma("journal_mode", "wal")
+            return
+        except apsw.BusyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def identity(path: Path_) -> tuple[int, int] | None:

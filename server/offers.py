@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from changelog.compression import DICTIONARY_BYTES, unpack
+from changelog.errors import BrokenFrame
 from changelog.position import Position
 
 LARGEST_FRAME = 2 * 64 * 1024  # bytes: 64 kB of rows, header and end
@@ -30,16 +32,39 @@ class Offer:
         return position is not None and self.epoch == position.epoch and self.head <= position.seq
 
 
-def parse_offer(argument: object) -> Offer | None:
-    """The argument of a `changelog` event; None where it is malformed."""
-    if not isinstance(argument, dict) or not {"epoch", "head", "frame"} <= argument.keys():
-        return None
-    epoch, head, frame = argument["epoch"], argument["head"], argument["frame"]
-    if type(epoch) is not str or not _EPOCH.fullmatch(epoch) or type(head) is not int or not 0 <= head < 2**63:
-        return None
-    if frame is not None and (type(frame) is not bytes or not 0 < len(frame) <= LARGEST_FRAME):
-        return None
-    return Offer(epoch, head, frame)
+class Hearing:
+    """What is heard on one connection: the Pi names a dictionary there, and then packs its frames with it (see pi/push.py)."""
+
+    def __init__(self) -> None:
+        self._dictionary: bytes | None = None
+
+    def offer(self, argument: object) -> Offer | None:
+        """The argument of a `changelog` event; None where it is malformed."""
+        if not isinstance(argument, dict) or not {"epoch", "head"} <= argument.keys() or not {"frame", "packed"} & argument.keys():
+            return None
+        epoch, head = argument["epoch"], argument["head"]
+        if type(epoch) is not str or not _EPOCH.fullmatch(epoch) or type(head) is not int or not 0 <= head < 2**63:
+            return None
+        if (dictionary := argument.get("dictionary")) is not None:
+            if not _is_sized(dictionary, DICTIONARY_BYTES):
+                return None
+            self._dictionary = dictionary
+        frame = self._unpacked(argument["packed"]) if "packed" in argument else argument["frame"]
+        if (frame is None and "packed" in argument) or (frame is not None and not _is_sized(frame, LARGEST_FRAME)):
+            return None
+        return Offer(epoch, head, frame)
+
+    def _unpacked(self, packed: object) -> bytes | None:
+        if not isinstance(packed, bytes) or self._dictionary is None:
+            return None
+        try:
+            return unpack(packed, self._dictionary, LARGEST_FRAME)
+        except BrokenFrame:
+            return None
+
+
+def _is_sized(value: object, most: int) -> bool:
+    return type(value) is bytes and 0 < len(value) <= most
 
 
 class Offers:

@@ -10,11 +10,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from changelog.errors import DroverError
 from changelog.node.settings import Settings
 from server.credentials import Credentials
-from server.offers import Offer, parse_offer
+from server.offers import Hearing, Offer
 from server.pi_socket import PiSocket
 
 FIRST_BACKOFF = 0.25  # s; it doubles
@@ -80,9 +81,10 @@ class PushClient:
     def _listen(self) -> bool:
         """One connection, from its beginning to its end, or until another key or trust counts; whether the former. Raises Unreachable."""
         credential = self._credentials.present(again=True)
-        self._socket = connection = PiSocket(self._settings, credential.context, self._received, self._ignored)
+        received = partial(self._received, Hearing())
+        self._socket = connection = PiSocket(self._settings, credential.context, received, self._ignored)
         try:
-            connection.open({"X-API-Key": credential.key, "X-Replica-Id": self._replica_id})
+            connection.open({"X-API-Key": credential.key, "X-Replica-Id": self._replica_id, "X-Frame-Packing": "deflate"})
             self._linked(True)
             self._say("up")
             while not connection.ended.wait(LOOK):
@@ -93,8 +95,8 @@ class PushClient:
             self._linked(False)
             connection.hang_up()
 
-    def _received(self, argument: object) -> None:
-        offer = parse_offer(argument)
+    def _received(self, hearing: Hearing, argument: object) -> None:
+        offer = hearing.offer(argument)
         if offer is None:
             self._ignored()
         else:

@@ -22,9 +22,12 @@ class Refused(Exception):
 class Listener:
     """One connection."""
 
-    def __init__(self, url: str, certificate: Path | None, key: str | None, replica: str = "", timeout: float = OPEN_TIMEOUT) -> None:
+    def __init__(
+        self, url: str, certificate: Path | None, key: str | None, replica: str = "", *, timeout: float = OPEN_TIMEOUT, packing: str = ""
+    ) -> None:
         """Connect to the role at `url`. Raises Refused, or what websocket-client raises where there was no upgrade."""
-        headers = {**({"X-API-Key": key} if key else {}), **({"X-Replica-Id": replica} if replica else {})}
+        named = {"X-API-Key": key, "X-Replica-Id": replica, "X-Frame-Packing": packing}
+        headers = {name: value for name, value in named.items() if value}
         tls = {"ca_certs": str(certificate), "check_hostname": False} if certificate else {"cert_reqs": ssl.CERT_NONE}
         address = "ws" + url.removeprefix("http") + "/socket.io/?EIO=4&transport=websocket"
         self.ws = websocket.create_connection(address, header=headers, sslopt=tls, timeout=timeout)
@@ -49,8 +52,8 @@ class Listener:
                 return name, facts
             if packet.startswith("451-"):
                 name, facts = json.loads(packet[4:])
-                assert facts["frame"] == {"_placeholder": True, "num": 0}
-                return name, facts | {"frame": self._read()}
+                (binary,) = (each for each, value in facts.items() if value == {"_placeholder": True, "num": 0})
+                return name, facts | {binary: self._read()}
 
     def next_named(self, event: str, timeout: float = OPEN_TIMEOUT) -> Any:
         """The argument of the next event of this name; others are passed over."""

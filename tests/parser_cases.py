@@ -17,7 +17,7 @@ from flask import Flask, request
 from hypothesis import strategies as st
 from wire_cases import ROWS, SMALL, cut, decoded, header, numbered
 
-from changelog.compression import compress, decompress
+from changelog.compression import compress, decompress, pack
 from changelog.errors import BadRequest, BrokenFrame, ConfigError, DamagedObject, DroverError, TooLarge
 from changelog.ltx.codec import decode, encode
 from changelog.ltx.header import Header as LtxHeader
@@ -30,7 +30,7 @@ from changelog.wire import FACTS, encode_frame
 from pi.farm import open_farm
 from pi.lora import MAX_PAYLOAD, BadFrame, Frame, FrameSplitter, Reading, parse_payload
 from pi.write_api import batches, bodies, cattle, pens, users
-from server.offers import parse_offer
+from server.offers import LARGEST_FRAME, Hearing
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -335,21 +335,30 @@ def check_position(text: str) -> None:
     assert Position.parse(str(position)) == position and position.seq < 2**63 > position.check and text.isascii()
 
 
+DICTIONARY = b"what was said before"
 OFFERS = (
     st.fixed_dictionaries(
         {
             "epoch": st.text("0123456789abcdef", min_size=31, max_size=33) | JSON,
             "head": st.integers() | JSON,
             "frame": st.binary(max_size=40) | JSON,
-        }
+        },
+        optional={
+            "dictionary": st.binary(max_size=40) | JSON,
+            "packed": st.binary(max_size=40) | st.builds(pack, st.binary(max_size=80), st.just(DICTIONARY)) | JSON,
+        },
     )
     | JSON
 )
 
 
-def check_offer(argument: Any) -> None:
-    offer = parse_offer(argument)
-    assert offer is None or (len(offer.epoch) == 32 and offer.epoch.isascii() and 0 <= offer.head < 2**63)
+def check_offers(arguments: list[Any]) -> None:
+    hearing = Hearing()
+    assert hearing.offer({"epoch": "0" * 32, "head": 0, "frame": None, "dictionary": DICTIONARY})
+    for argument in arguments:
+        offer = hearing.offer(argument)
+        assert offer is None or (len(offer.epoch) == 32 and offer.epoch.isascii() and 0 <= offer.head < 2**63)
+        assert offer is None or offer.frame is None or 0 < len(offer.frame) <= LARGEST_FRAME
 
 
 PARSERS = (
@@ -362,5 +371,5 @@ PARSERS = (
     Parser("body of a write", st.tuples(st.sampled_from(sorted(CHECKS)), BODIES, st.booleans()), check_body),
     Parser("question of a verify", QUESTIONS, check_question),
     Parser("position", POSITIONS, check_position),
-    Parser("offer of the socket", OFFERS, check_offer),
+    Parser("offers of the socket", st.lists(OFFERS, max_size=4), check_offers),
 )

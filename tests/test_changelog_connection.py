@@ -34,6 +34,20 @@ def db(path: Path) -> Iterator[connection.apsw.Connection]:
     made.close()
 
 
+def test_a_file_becomes_a_wal_file_once_its_writer_is_done(tmp_path: Path) -> None:
+    """SQLite itself waits for nobody here."""
+    shell_run(tmp_path / "p.db", "CREATE TABLE t(v)")
+    with closing(apsw.Connection(str(tmp_path / "p.db"))) as writer:
+        writer.execute("BEGIN IMMEDIATE; INSERT INTO t VALUES(1)")
+        with pytest.raises(apsw.BusyError):
+            connect(tmp_path / "p.db", create=True, patience=50)
+        done = threading.Timer(0.2, writer.execute, ("COMMIT",))
+        done.start()
+        with closing(connect(tmp_path / "p.db", create=True)) as db:
+            assert (db.pragma("journal_mode"), one(db, "SELECT v FROM t")) == ("wal", 1)
+        done.join()
+
+
 def test_waiting_for_another_s_lock_stops_no_other_thread(path: Path, db: apsw.Connection) -> None:
     """Least of all the one that holds the lock."""
     other, entered = connect(path), threading.Event()

@@ -202,6 +202,15 @@ def test_an_admin_makes_a_user_who_signs_in_and_is_ended_again(farm: Farm) -> No
         assert ann.get(path).status_code == 403
     assert "/office/users" not in ann.get("/office/pens").text
     number = int(farm.pi.sql("SELECT id FROM users WHERE username='ann'"))
+    assert f'href="/office/users/{number}/password"' in boss.get("/office/users").text
+    assert ann.get("/office/users/1/password").status_code == 403
+    assert boss.get("/office/users/1/password").status_code == 403, "one's own is changed with the old one"
+    assert boss.form(f"/office/users/{number}/password").send(new=OTHER_PASSWORD, again=PASSWORD).status_code == 400
+    forgotten = boss.form(f"/office/users/{number}/password")
+    assert forgotten.send(new="another of theirs", again="another of theirs").status_code == 303
+    assert "ann has a new password" in flashed(boss, "/office/users")
+    assert ann.get("/office/pens").status_code == 302, "the session of before has ended"
+    ann = Desk(farm, "ann", "another of theirs")
     assert boss.form(f"/office/users/{number}/edit").send(is_active="0").status_code == 303
     assert ann.get("/office/pens").status_code == 302
     assert re.search(r"ann</a></th>.*?May sign in\">no<", boss.get("/office/users").text, re.DOTALL)

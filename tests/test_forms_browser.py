@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm
-from office_browser import DESK, PHONE, faults_of, running_browser
+from office_browser import DESK, PHONE, faults_of, running_browser, sign_in
 from office_forms import kill_pi
 from playwright.sync_api import Browser, Page, expect
 
@@ -34,11 +34,7 @@ def office(running_farm: Farm) -> Farm:
 def signed_in(browser: Browser, farm: Farm, **context: object) -> Page:
     """The first page of somebody who signed in."""
     page = browser.new_context(base_url=farm.server.url, **{"viewport": DESK, **context}).new_page()
-    page.goto("/office/login")
-    page.get_by_label("User name").fill(USER)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    sign_in(page, USER, PASSWORD)
     return page
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm, eventually
-from office_browser import DESK, PHONE, running_browser
+from office_browser import DESK, PHONE, running_browser, session_of
 from office_farm import running_server
 from office_pages import make_office
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page
 from werkzeug.routing import IntegerConverter
 
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
@@ -87,16 +87,7 @@ def session(browser: Browser, running_farm: Farm) -> Any:
     )
     assert running_farm.post("hxb:SEEN:LFSEEN:UHFSEEN").status_code == 201
     running_farm.assert_identical()
-    context = browser.new_context(base_url=running_farm.server.url)
-    page = context.new_page()
-    page.goto("/office/login")
-    page.get_by_label("User name").fill(USER)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
-    state = context.storage_state()
-    context.close()
-    return state
+    return session_of(browser, running_farm.server.url, USER, PASSWORD)
 
 
 def violations(page: Page) -> list[str]:

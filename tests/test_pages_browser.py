@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from office_browser import DESK, PHONE, faults_of, running_browser
+from office_browser import DESK, PHONE, faults_of, running_browser, session_of, sign_in
 from office_farm import PASSWORD, add_batches, make_replica, move_position, running_server
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
@@ -40,11 +40,7 @@ def address(replica: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def session(browser: Browser, address: str) -> Any:
     """The cookies of somebody who signed in."""
-    context = browser.new_context(base_url=address)
-    sign_in(context.new_page())
-    state = context.storage_state()
-    context.close()
-    return state
+    return session_of(browser, address, "admin", PASSWORD)
 
 
 @pytest.fixture
@@ -70,14 +66,6 @@ def signed_in(page: Page, context: BrowserContext, session: Any) -> Page:
     return page
 
 
-def sign_in(page: Page) -> None:
-    page.goto("/office/")
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
-
-
 def add_a_batch(replica: Path) -> str:
     """One more batch, with a position that moved, as replay would leave it; returns its number."""
     db = connect(replica)
@@ -90,7 +78,7 @@ def add_a_batch(replica: Path) -> str:
 
 
 def test_somebody_signs_in_finds_an_animal_and_signs_out(page: Page) -> None:
-    sign_in(page)
+    sign_in(page, "admin", PASSWORD)
     page.get_by_role("navigation", name="Pages").get_by_role("link", name="Batches").click()
     page.get_by_role("searchbox").fill("UHF000100")
     page.keyboard.press("Enter")

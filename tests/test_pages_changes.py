@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cutting_proxy import Behaviour, CuttingProxy
 from farm_processes import Farm
-from office_browser import DESK, faults_of, running_browser
+from office_browser import DESK, faults_of, running_browser, session_of
 from office_farm import PASSWORD, make_replica, running_server
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
@@ -48,16 +48,7 @@ def address(replica: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def session(browser: Browser, address: str) -> Any:
-    context = browser.new_context(base_url=address)
-    page = context.new_page()
-    page.goto("/office/login")
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
-    state = context.storage_state()
-    context.close()
-    return state
+    return session_of(browser, address, "admin", PASSWORD)
 
 
 @pytest.fixture

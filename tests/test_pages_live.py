@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm
-from office_browser import DESK, PHONE, faults_of, running_browser
+from office_browser import DESK, PHONE, faults_of, running_browser, session_of, sign_in
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 QUICK = 2_000  # ms for what is told over the socket, on a busy machine
@@ -41,11 +41,7 @@ def session(browser: Browser, running_farm: Farm) -> Any:
     many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60)"
     running_farm.pi.sql(f"{many} INSERT INTO batches(batch_number, induction_date) SELECT 'OLD'||i, date('2020-01-01', i||' days') FROM n")
     running_farm.assert_identical()
-    context = browser.new_context(base_url=running_farm.server.url)
-    sign_in(context.new_page())
-    state = context.storage_state()
-    context.close()
-    return state
+    return session_of(browser, running_farm.server.url, USER, PASSWORD)
 
 
 @pytest.fixture
@@ -62,14 +58,6 @@ def page(context: BrowserContext, running_farm: Farm) -> Iterator[Page]:
     faults = faults_of(page, running_farm.server.url)
     yield page
     assert faults == []
-
-
-def sign_in(page: Page) -> None:
-    page.goto("/office/login")
-    page.get_by_label("User name").fill(USER)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
 
 
 def opened(page: Page, path: str = "/office/batches") -> Page:
@@ -247,7 +235,7 @@ def test_without_the_library_too(context: BrowserContext, running_farm: Farm) ->
 
 def test_whoever_signs_out_in_one_tab_is_signed_out_in_the_others(browser: Browser, running_farm: Farm) -> None:
     context = browser.new_context(base_url=running_farm.server.url)
-    sign_in(context.new_page())
+    sign_in(context.new_page(), USER, PASSWORD)
     first, second = opened(context.new_page()), opened(context.new_page(), "/office/pens")
     first.get_by_role("button", name="Sign out").click()
     expect(first.get_by_text("You are signed out.")).to_be_visible()
@@ -286,7 +274,7 @@ def test_live_pages_fit_a_phone(page: Page, path: str) -> None:
 def test_a_server_that_goes_and_comes_back_is_told_in_words_and_nothing_is_missed(browser: Browser, farm: Farm) -> None:
     farm.start()
     context = browser.new_context(base_url=farm.server.url)
-    sign_in(context.new_page())
+    sign_in(context.new_page(), USER, PASSWORD)
     page = opened(context.new_page())
     assert page.locator("#spoken").text_content() == ""
     farm.server.stop()
@@ -305,7 +293,7 @@ def test_a_pi_that_is_away_is_seen_on_the_page(browser: Browser, farm: Farm) -> 
     farm.server.settings["STALE_AFTER"] = 2
     farm.start()
     context = browser.new_context(base_url=farm.server.url)
-    sign_in(context.new_page())
+    sign_in(context.new_page(), USER, PASSWORD)
     page = opened(context.new_page())
     farm.pi.stop()
     expect(page.locator("#replication strong")).to_have_text("Stale", timeout=SOON)

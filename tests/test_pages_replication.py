@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm, eventually, shell
-from office_browser import DESK, PHONE, faults_of, running_browser
+from office_browser import DESK, PHONE, faults_of, running_browser, session_of
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 QUICK = 3_000  # ms for what is told over the socket, on a busy machine
@@ -25,16 +25,7 @@ def browser() -> Iterator[Browser]:
 def session(browser: Browser, running_farm: Farm) -> Any:
     running_farm.fill(5)
     running_farm.assert_identical()
-    context = browser.new_context(base_url=running_farm.server.url)
-    page = context.new_page()
-    page.goto("/office/login")
-    page.get_by_label("User name").fill(USER)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
-    state = context.storage_state()
-    context.close()
-    return state
+    return session_of(browser, running_farm.server.url, USER, PASSWORD)
 
 
 @pytest.fixture

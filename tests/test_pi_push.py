@@ -25,6 +25,7 @@ from cutting_proxy import Behaviour, CuttingProxy
 from farm_processes import Farm, Seed, eventually
 from listener import Listener, Refused
 
+from changelog.compression import unpack
 from changelog.connection import connect
 from changelog.log import head
 from changelog.node import sockets
@@ -297,6 +298,30 @@ def test_a_frame_is_byte_for_byte_what_a_pull_returns_whoever_wrote(pi: Farm) ->
         assert typed["frame"] == pulled(pi, typed["frame"])
         assert json.loads(typed["frame"].split(b"\n", 1)[0])["after"] == ours["head"]
         assert typed["head"] == ours["head"] + 3
+
+
+def test_who_takes_packed_frames_is_given_a_dictionary_and_frames_of_a_fifth(one_pi: Farm) -> None:
+    one_pi.pi.sql("INSERT INTO pens(pen_number, capacity, description) VALUES('B', 3, '" + "x" * 10_000 + "')")
+    one_pi.pi.sql(
+        "INSERT INTO users(username, password_hash) VALUES('eve', 'scrypt:secret'); INSERT INTO pens(pen_number, capacity) VALUES('A', 1)"
+    )
+    with listen(one_pi) as plain, listen(one_pi, replica="one", packing="deflate") as one:
+        greeted(plain)
+        dictionary = greeted(one)["dictionary"]
+        assert b'"pens"' in dictionary and b"secret" not in dictionary
+        one_pi.pi.sql("INSERT INTO pens(pen_number, capacity) VALUES('P1', 3)")
+        told, packed = plain.next_named("changelog"), one.next_named("changelog")
+        assert told.keys() == {"epoch", "head", "frame"} and packed.keys() == {"epoch", "head", "packed"}
+        assert unpack(packed["packed"], dictionary, FRAME_BYTES) == told["frame"] == pulled(one_pi, told["frame"])
+        assert len(packed["packed"]) < len(told["frame"]) / 2.5
+        with listen(one_pi, replica="two", packing="deflate") as two, listen(one_pi, replica="three", packing="of another time") as three:
+            assert greeted(two)["dictionary"] == dictionary and "dictionary" not in greeted(three)
+            one_pi.pi.sql("UPDATE pens SET capacity=4 WHERE pen_number='P1'")
+            later = plain.next_named("changelog")
+            assert one.next_named("changelog") == two.next_named("changelog")
+            assert three.next_named("changelog") == later
+        one_pi.pi.sql(f"UPDATE pens SET description=zeroblob({FRAME_BYTES}) WHERE pen_number='P1'")
+        assert one.next_named("changelog") == plain.next_named("changelog")  # the head alone
 
 
 def test_a_replica_gets_the_log_and_others_what_it_means_too(pi: Farm) -> None:

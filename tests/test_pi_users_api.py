@@ -34,7 +34,7 @@ def newest_actor(pi):
     return pi.pi.sql("SELECT actor FROM changelog WHERE tbl='users' ORDER BY seq DESC LIMIT 1")
 
 
-def test_somebody_changes_their_own_password_and_nobody_elses(pi, ask):
+def test_somebody_who_is_no_admin_changes_their_own_password_and_nobody_elses(pi, ask):
     writer = pi.pi.command("key", "add", "scale", "--role", "writer").stdout.strip()
     old = pi.pi.sql(f"SELECT password_hash FROM users WHERE username='{USER}'")
     body = {"password_hash": HASH, "expected": {"password_hash": old}}
@@ -50,6 +50,19 @@ def test_somebody_changes_their_own_password_and_nobody_elses(pi, ask):
     status, answer = ask("POST", path, body)
     assert (status, old in json.dumps(answer), HASH in json.dumps(answer)) == (409, False, False)
     assert ask("POST", "/nobody/password", body, actor="nobody")[0] == 404
+
+
+def test_an_admin_gives_somebody_a_new_password(pi, ask):
+    assert ask("POST", "", {"username": "ida", "password_hash": HASH, "role": "user"})[0] == 201
+    assert ask("POST", "", {"username": "bea", "password_hash": HASH, "role": "user"})[0] == 201
+    body = {"password_hash": HASH.replace("$", "$x", 1)}
+    for actor in ("bea", "nobody"):
+        assert ask("POST", "/ida/password", body, actor=actor)[0] == 403
+    status, answer = ask("POST", "/ida/password", body)
+    assert (status, answer["user"]["username"], HASH[:9] in json.dumps(answer)) == (200, "ida", False)
+    assert pi.pi.sql("SELECT password_hash FROM users WHERE username='ida'") == body["password_hash"]
+    assert newest_actor(pi) == f"office:{USER}"
+    assert ask("POST", "/nobody/password", body)[0] == 404
 
 
 def test_a_password_or_another_hash_is_refused(pi, ask):

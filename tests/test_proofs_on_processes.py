@@ -20,7 +20,7 @@ def prove(script: str, *words: str) -> str:
     """What a proof prints; it must hold."""
     command = [sys.executable, str(ROOT / "scripts" / script), *words]
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-6_000:]
     assert done.stdout.endswith("all held\n")
     return done.stdout
@@ -77,7 +77,7 @@ def test_what_a_page_costs_does_not_grow_with_the_herd(tmp_path: Path) -> None:
 
 
 def test_half_open_connections_hold_up_nobody_at_either_role(tmp_path: Path) -> None:
-    printed = prove("prove_abuse.py", "8", "--half", "80", "--folder", str(tmp_path))
+    printed = prove("prove_abuse.py", "30", "--half", "80", "--folder", str(tmp_path))
     assert printed.count("half-open") == 4 and printed.count(" 0 failed") == 2
 
 
@@ -90,7 +90,7 @@ def test_a_radio_in_bad_condition_loses_no_good_frame(tmp_path: Path) -> None:
     assert "1,000 good frames" in prove("prove_radio.py", "1000")
 
 
-@pytest.mark.skipif(os.environ.get("CI") != "true", reason="takes a minute: `CI=true pytest`, or `scripts/soak.sh 1`")
+@pytest.mark.skipif(os.environ.get("CI") != "true", reason="takes minutes: `CI=true pytest`, or `scripts/soak.sh 3`")
 def test_everything_at_once_leaves_nothing_that_grows_and_all_identical() -> None:
-    printed = prove("soak.py", "0.5")
+    printed = prove("soak.py", "3")
     assert "pages read" in printed and "ship: memory" in printed

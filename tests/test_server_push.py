@@ -15,9 +15,10 @@ from cutting_proxy import Behaviour, CuttingProxy
 from farm_processes import eventually
 from pushing_pi import Office, PushingPi, following
 
+from changelog.compression import DICTIONARY_BYTES, pack
 from changelog.connection import one
 from changelog.position import Position
-from server.offers import LARGEST_FRAME, WAITING, Offer, Offers, parse_offer
+from server.offers import LARGEST_FRAME, WAITING, Hearing, Offer, Offers
 
 EPOCH = "0123456789abcdef" * 2
 Both = tuple[PushingPi, Office]
@@ -151,12 +152,27 @@ WRONG_ARGUMENTS: list[Any] = [
     *({"epoch": epoch, "head": 1, "frame": None} for epoch in (1, None, "", EPOCH[:-1], EPOCH.upper(), EPOCH + "\n")),
     *({"epoch": EPOCH, "head": head, "frame": None} for head in (-1, 2**63, True, 1.0, None, "1", 10**4000)),
     *({"epoch": EPOCH, "head": 1, "frame": frame} for frame in ("text", b"", [], b"x" * (LARGEST_FRAME + 1))),
+    *({"epoch": EPOCH, "head": 1, "frame": None, "dictionary": said} for said in ("text", b"", [], b"x" * (DICTIONARY_BYTES + 1))),
+    *({"epoch": EPOCH, "head": 1, "packed": packed} for packed in (None, "text", b"", [], pack(b"", b"said"), b"\xff" * 9)),
+    {"epoch": EPOCH, "head": 1, "packed": pack(b"frame", b"said")[:-1]},
+    {"epoch": EPOCH, "head": 1, "packed": pack(b"frame", b"said") + b"more"},
+    {"epoch": EPOCH, "head": 1, "packed": pack(bytes(1000 * LARGEST_FRAME), b"said")},
 ]
 
 
 @pytest.mark.parametrize("argument", WRONG_ARGUMENTS, ids=range(len(WRONG_ARGUMENTS)))
 def test_a_malformed_argument_is_no_offer(argument: Any) -> None:
-    assert parse_offer(argument) is None
+    hearing = Hearing()
+    assert hearing.offer({"epoch": EPOCH, "head": 1, "frame": None, "dictionary": b"said"})
+    assert hearing.offer(argument) is None
+
+
+def test_a_packed_frame_is_heard_on_the_connection_that_brought_its_dictionary_and_on_no_other() -> None:
+    hearing, told = Hearing(), {"epoch": EPOCH, "head": 1, "packed": pack(b"frame", b"said")}
+    assert hearing.offer(told) is None
+    assert hearing.offer({"epoch": EPOCH, "head": 0, "frame": None, "dictionary": b"said"}) == Offer(EPOCH, 0, None)
+    assert hearing.offer(told) == Offer(EPOCH, 1, b"frame")
+    assert Hearing().offer(told) is None
 
 
 def test_malformed_events_are_counted_and_ignored_and_the_socket_stays(both: Both) -> None:

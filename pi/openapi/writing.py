@@ -141,9 +141,9 @@ def _weigh() -> Schema:
 
 
 def _password() -> Schema:
-    parameters = (parameter("name", TEXT | {"minLength": 1}, "the user, who X-Actor names too", "path"), IDEMPOTENCY, ACTOR)
+    parameters = (parameter("name", TEXT | {"minLength": 1}, "the user; X-Actor names the same, or an admin", "path"), IDEMPOTENCY, ACTOR)
     body, reply = _change_of(users.PASSWORD), {200: _written("user", "User", "The user has a new password.")}
-    summary = "A person's own new password"
+    summary = "A new password: one's own, or by an admin"
     return operation(
         "set_password", summary, reply, WRITING, tag="herd", security=opened_by(OFFICE), parameters=parameters, body=body
     )  # fmt: skip

@@ -19,6 +19,10 @@ from server.pages.forms.form import Form, Request, form_page
 from server.pi_writer import Written
 
 SHORTEST = 8  # characters
+NEW_PASSWORD = (
+    Field("new", "New password", f"At least {SHORTEST} characters.", True, 1_000, "password", autocomplete="new-password"),
+    Field("again", "New password again", required=True, kind="password", longest=1_000, autocomplete="new-password"),
+)
 
 
 class PasswordForm(Form):
@@ -45,8 +49,7 @@ class ChangePassword(PasswordForm):
     signs_in = True
     fields = (
         Field("old", "Old password", required=True, kind="password", longest=1_000, autocomplete="current-password"),
-        Field("new", "New password", f"At least {SHORTEST} characters.", True, 1_000, "password", autocomplete="new-password"),
-        Field("again", "New password again", required=True, kind="password", longest=1_000, autocomplete="new-password"),
+        *NEW_PASSWORD,
     )
 
     def load(self, db: apsw.Connection) -> None:

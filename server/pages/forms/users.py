@@ -1,18 +1,22 @@
-"""Forms for admins: a new user, and what a user may."""
+"""Forms for admins: a new user, a new password for one who forgot theirs, and what a user may."""
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
+from urllib.parse import quote
 
 import apsw
-from flask import url_for
+from flask import g, url_for
 from werkzeug.security import generate_password_hash
 
-from server.pages.forms.account import PasswordForm, check_new
+from changelog.errors import Forbidden
+from server.pages.forms.account import NEW_PASSWORD, PasswordForm, check_new
 from server.pages.forms.fields import Field, OneOf, Typed
 from server.pages.forms.form import Form, Request, form_page, row_or_404
 from server.pages.routes import ROW_ID
 from server.pages.users import require_admin
+from server.pi_writer import Written
 
 ROLES = (("user", "user"), ("admin", "admin"))
 ROLE = OneOf("role", "Role", "An admin makes users, and may fetch a fresh copy of the farm.", choices=ROLES)
@@ -26,8 +30,7 @@ class NewUser(PasswordForm):
     fields = (
         Field("username", "User name", required=True, longest=80),
         ROLE,
-        Field("new", "Password", "At least 8 characters.", True, 1_000, "password", autocomplete="new-password"),
-        Field("again", "Password again", required=True, kind="password", longest=1_000, autocomplete="new-password"),
+        *NEW_PASSWORD,
     )
 
     def load(self, db: apsw.Connection) -> None:
@@ -47,6 +50,44 @@ class NewUser(PasswordForm):
     def done(self, reply: dict[str, Any]) -> tuple[str, str]:
         """Among the users."""
         return self.back[0], f"User {reply['user']['username']} was made."
+
+
+@form_page(f"/office/users/<{ROW_ID}:number>/password", "reset_password")
+class ResetPassword(PasswordForm):
+    """Give a user who forgot it a new password."""
+
+    button, guarded = "Set the password", False
+    sentence = "Tell it to nobody but this user, who can change it then. All sessions of this user end."
+    fields = NEW_PASSWORD
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def load(self, db: apsw.Connection) -> None:
+        """The user. Raises Forbidden and NotFound."""
+        require_admin()
+        self.row = row_or_404(db, "SELECT username FROM users WHERE id=?", self.number, "user")
+        if self.row["username"] == g.user.username:
+            raise Forbidden(f"Your own password is changed with the old one: {url_for('pages.change_password')}")
+        self.heading = f"New password for {self.row['username']}"
+        self.back = url_for("pages.users"), "Users"
+
+    def check(self, typed: Typed, values: dict[str, Any]) -> None:
+        """The password is one."""
+        check_new(typed, values)
+
+    def request(self, values: dict[str, Any]) -> Request:
+        """With the hash of the password."""
+        hashed = generate_password_hash(values["new"], method="scrypt")
+        return Request("POST", f"/users/{quote(self.row['username'], safe='')}/password", {"password_hash": hashed})
+
+    def write(self, asked: Request, key: str) -> Written:
+        """Ask the Pi. Raises what it refuses with, and Unreachable."""
+        return super().write(asked, secrets.token_hex(16))  # a hash has new salt each time, so a repetition is no repetition
+
+    def done(self, reply: dict[str, Any]) -> tuple[str, str]:
+        """Among the users."""
+        return self.back[0], f"{reply['user']['username']} has a new password."
 
 
 @form_page(f"/office/users/<{ROW_ID}:number>/edit", "edit_user")
