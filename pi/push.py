@@ -78,6 +78,7 @@ class Push:
         self._dictionary: bytes | None = None  # the one of all who listen; None while nobody does
         self._taught: weakref.WeakSet[Link] = weakref.WeakSet()  # those who have it
         self._failure = ""
+        self._listened = threading.Event()  # somebody listens, or did until lately
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
 
@@ -95,6 +96,7 @@ class Push:
     def stop(self) -> None:
         """End all sockets."""
         self._stopped.set()
+        self._listened.set()
         self._primary.commits.release()
         self.sockets.stop()
         if self._thread.is_alive():
@@ -106,6 +108,7 @@ class Push:
             links = self.sockets.links
             if not links:
                 self._told = self._dictionary = None
+                self._listened.clear()
                 return False
             after = self._told
             if after is None:  # the file could not be read when they came
@@ -129,6 +132,7 @@ class Push:
 
     def _greet(self, link: Link) -> None:
         """Tell a new client where the log stands; what it is told next follows that."""
+        self._listened.set()
         try:
             self._told = self._told or self._primary.head()
             if link.caller.packing == PACKING and self._dictionary is None:
@@ -152,6 +156,8 @@ class Push:
     def _run(self) -> None:
         seen = -1
         while not self._stopped.is_set():
+            if not self._listened.wait(RETRY):
+                continue  # nobody asks what is new, so the file need not be watched
             before, seen = seen, self._primary.commits.moved(seen, RETRY)
             if self._stopped.is_set():
                 return

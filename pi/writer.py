@@ -39,6 +39,7 @@ WORK = 500  # payloads in one transaction of the worker, likewise
 WAIT = 15.0  # s that `write` waits for the commit
 WAIT_FULL = 1.0  # s of it where the disk is full
 BUSY = 1_000  # ms that one attempt waits for somebody else's lock
+GATHER = 0.01  # s that a group waits, and no longer than the last transaction took, for as many jobs as there were then
 RETRY = 0.25  # s between attempts while the file cannot be written
 LOOK = 1.0  # s between looks, when idle, at whether the file was replaced or its schema changed
 DRAIN = 2.5  # s that stop() goes on trying to write what is queued
@@ -124,6 +125,8 @@ class Writer:
         self._interval = processing_interval
         self._tasks: deque[_Task] = deque()
         self._changed = threading.Condition()
+        self._together = 1  # jobs that were answered or waiting when the last transaction ended: as many may come again
+        self._lasted = 0.0  # s that it took
         self._stopping = False
         self._give_up_at: float | None = None  # time.monotonic() after which stop() waits no more
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -205,7 +208,8 @@ class Writer:
             if len(self._tasks) >= QUEUE:
                 raise Unavailable("too many writes are waiting for the disk; send it again later", written=False)
             self._tasks.append(task)
-            self._changed.notify()
+            if len(self._tasks) in (1, self._together):  # else the writer is at work, or gathers
+                self._changed.notify()
         return task
 
     def _wait(self, future: Future[Any]) -> Any:
@@ -247,11 +251,17 @@ class Writer:
         return True
 
     def _take(self) -> list[_Task]:
-        """All that is queued, up to one group; waits at most until the next look is due."""
+        """All that is queued, up to one group; waits at most until the next look is due.
+
+        Whoever was answered by the last transaction may come again at once. Without waiting for them, those who send together would fall
+        into two halves, of which each waits for the other's commit, and the disk would be asked twice as often.
+        """
         with self._changed:
             if not self._tasks and not self._stopping:
                 trimming = self.retention.due_in() if self.retention is not None else LOOK
                 self._changed.wait(min(LOOK, trimming, max(0.0, self._work_at - time.monotonic())))
+            if self._tasks:
+                self._changed.wait_for(lambda: len(self._tasks) >= self._together or self._stopping, min(GATHER, self._lasted))
             return [self._tasks.popleft() for _ in range(min(len(self._tasks), GROUP))]
 
     def _settle(self, group: list[_Task]) -> None:
@@ -278,6 +288,7 @@ class Writer:
                 logger.exception("a job failed, and its transaction with it")
                 return
         self._report_recovery()
+        self._together = min(len(group) + len(self._tasks), GROUP)
         for task in group:
             task.resolve(position)
 
@@ -288,7 +299,8 @@ class Writer:
             position = self._transaction(group)
         finally:
             self._began_at = None
-        self._committed(time.monotonic() - began)
+        self._lasted = time.monotonic() - began
+        self._committed(self._lasted)
         return position
 
     def _transaction(self, group: list[_Task]) -> Position:

@@ -35,9 +35,9 @@ def make_farm(folder: Path) -> str:
 
 
 @contextmanager
-def running_writer(path: str, interval: float = 0.1) -> Iterator[Writer]:
+def running_writer(path: str, interval: float = 0.1, **more: Any) -> Iterator[Writer]:
     """A writer on `path`, stopped afterwards."""
-    writer = Writer(path, interval)
+    writer = Writer(path, interval, **more)
     writer.start()
     try:
         yield writer

@@ -292,7 +292,26 @@ def test_a_write_to_who_has_gone_is_the_error_that_gunicorn_does_not_log() -> No
     assert failed.value.errno == errno.EPIPE
 
 
+def is_watched(farm: Farm) -> bool:
+    """Whether the Pi has the kernel tell it of writes."""
+    files = [os.readlink(fd) for pid in farm.pi.pids() for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
+    return "anon_inode:inotify" in files
+
+
 # --- what is told
+
+
+def test_the_file_is_watched_only_once_somebody_listens_and_who_comes_later_hears_all_the_same(one_pi: Farm) -> None:
+    assert one_pi.post("hxb:PUSH:LF1:UHF1").status_code == 201
+    assert not is_watched(one_pi)
+    for number in range(3):
+        with listen(one_pi) as listener:
+            greeted(listener)
+            one_pi.pi.sql(f"INSERT INTO pens(pen_number, capacity) VALUES('N{number}', 1)")
+            assert listener.next_named("changelog")["frame"]
+            assert is_watched(one_pi)
+        eventually(lambda: metric(one_pi, "drover_sockets") == 0)
+        assert one_pi.post(f"hxb:PUSH:LF{number}:UHF").status_code in (201, 409)  # told to nobody
 
 
 def test_a_frame_is_byte_for_byte_what_a_pull_returns_whoever_wrote(pi: Farm) -> None:
@@ -504,7 +523,7 @@ def test_clients_that_come_and_go_leave_nothing_behind(one_pi: Farm) -> None:
             listen(one_pi, None)
 
     def settled() -> float:
-        eventually(lambda: _threads(one_pi) < few + 5)  # the library's last ping of each client sleeps out
+        eventually(lambda: _threads(one_pi) < few + 10)  # those that watch the file; the library's last ping of each client sleeps out
         return memory(one_pi)
 
     few = _threads(one_pi)

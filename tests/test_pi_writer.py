@@ -364,6 +364,33 @@ def test_eight_senders_get_1000_payloads_a_second_durably_committed(tmp_path):
     assert rows(path, "SELECT count(*) FROM cattle") == [800]
 
 
+def test_those_who_send_at_once_share_each_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "GATHER", 0.5)  # s: a loaded machine may be slow to bring them together
+    commits = []
+
+    def send_many(sender):
+        for _ in range(25):
+            writer.write(lambda db: time.sleep(0.02), "test")  # a slow disk
+            time.sleep(0.002 * sender)  # the answer's way, and that of the next job
+
+    with running_writer(make_farm(tmp_path), committed=commits.append) as writer:
+        threads = [threading.Thread(target=send_many, args=(sender,)) for sender in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert 25 <= len(commits) <= 35, "in two halves they would take 50"
+
+
+def test_who_sends_alone_waits_for_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "GATHER", 60.0)
+    with running_writer(make_farm(tmp_path)) as writer:
+        start = time.monotonic()
+        for number in range(20):
+            send(writer, f"hxb:B:L{number}:U{number}")
+        assert time.monotonic() - start < 60
+
+
 def test_a_writer_that_never_started_refuses(tmp_path):
     with pytest.raises(Unavailable):
         Writer(make_farm(tmp_path)).submit(partial(herd.receive, reading=parse_payload("hxb:B:L:U"), now=""), "test")
