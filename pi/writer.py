@@ -39,7 +39,7 @@ WORK = 500  # payloads in one transaction of the worker, likewise
 WAIT = 15.0  # s that `write` waits for the commit
 WAIT_FULL = 1.0  # s of it where the disk is full
 BUSY = 1_000  # ms that one attempt waits for somebody else's lock
-GATHER = 0.01  # s that a group waits, and no longer than the last transaction took, for as many jobs as there were then
+GATHER, GATHER_TURNS = 0.01, 4  # s that a group waits, and transactions like the last one, for as many jobs as there were then
 RETRY = 0.25  # s between attempts while the file cannot be written
 LOOK = 1.0  # s between looks, when idle, at whether the file was replaced or its schema changed
 DRAIN = 2.5  # s that stop() goes on trying to write what is queued
@@ -261,7 +261,9 @@ class Writer:
                 trimming = self.retention.due_in() if self.retention is not None else LOOK
                 self._changed.wait(min(LOOK, trimming, max(0.0, self._work_at - time.monotonic())))
             if self._tasks:
-                self._changed.wait_for(lambda: len(self._tasks) >= self._together or self._stopping, min(GATHER, self._lasted))
+                self._changed.wait_for(
+                    lambda: len(self._tasks) >= self._together or self._stopping, min(GATHER, GATHER_TURNS * self._lasted)
+                )
             return [self._tasks.popleft() for _ in range(min(len(self._tasks), GROUP))]
 
     def _settle(self, group: list[_Task]) -> None:
