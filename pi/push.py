@@ -33,8 +33,8 @@ from pi.keys import Keys
 
 FRAME_ROWS = 1_000  # with more, only the head is told
 FRAME_BYTES = 64 * 1024  # the same
-SAMPLE_ROWS = 16  # of the log that stand in the dictionary of packed frames
-SAMPLE_BYTES = 4 * 1024  # of values in them, at most
+SAMPLE_ROWS = 4  # of the log that stand in the dictionary of packed frames, which each connection is sent
+SAMPLE_BYTES = 1024  # of values in them, at most
 TBL = FACTS.index("tbl")
 PACKING = "deflate"  # the one that we know
 SPACING = 0.0002  # s and client between two pushes: when commits rain, they are told together

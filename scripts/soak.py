@@ -41,7 +41,7 @@ from scripts.large_farm import Behaviour, CuttingProxy, Farm, add_animals, conte
 SEED = 1
 ANIMALS = 2_000
 SAMPLE_EVERY = 2.0  # s
-WARM_UP = 0.35  # of the time, which is not judged
+WARM_UP, WARM = 0.35, 120.0  # of the time that is not judged; s until everything has been met, if there is as much time
 YOUNG = 8.0  # s after a start in which a process is not looked at
 RESTARTS = 5  # of the server, at most one a minute
 SETTLED = 90.0  # s for both sides to be equal in the end
@@ -214,8 +214,9 @@ class Soak:
 
     def report(self) -> None:
         """Each figure with its slope; what has grown is a problem."""
+        judged = max(self.seconds * WARM_UP, min(WARM, self.seconds * 2 / 3))
         for name, figure in sorted(self.figures.items()):
-            slope, mean, growth = figure.line(self.seconds * WARM_UP)
+            slope, mean, growth = figure.line(judged)
             most = max((value for _, value in figure.samples), default=0.0)
             click.echo(f"{name:24} mean {mean:14,.0f}  most {most:14,.0f}  grew by {growth:+13,.0f}  ({slope * 3600:+14,.0f} an hour)")
             least, part = FLAT[figure.kind]

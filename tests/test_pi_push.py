@@ -271,6 +271,8 @@ def test_what_is_no_packet_ends_that_socket_and_leaves_neither_thread_nor_traceb
     """The library raised, gunicorn logged it, and the socket's writer stayed behind: a stranger could fill the log."""
     with listen(one_pi) as good:
         greeted(good)
+        one_pi.pi.sql("INSERT INTO pens(pen_number, capacity) VALUES('before', 1)")
+        assert good.next_named("changelog")["frame"]  # the file is watched now, which takes threads
         few = _threads(one_pi)
         with listen(one_pi) as rude:
             rude.ws.send(packet)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from changelog.errors import Unavailable
 from changelog.ltx.store.names import LEVELS, Name
 
 WHOLE = 5 * 1024 * 1024  # bytes that are sent in one request; the least that S3 takes as a part
@@ -22,7 +23,7 @@ _LEVELS = {f"{level:04x}": level for level in LEVELS}
 
 
 class Uploads:
-    """The uploads in parts of one client. All methods raise what boto3 raises, and NO_S3."""
+    """The uploads in parts of one client. All methods raise what boto3 raises, NO_S3, and Unavailable."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -67,9 +68,9 @@ class Uploads:
 
 
 def stored(reply: dict[str, Any]) -> dict[str, Any]:
-    """An answer that tells of an object. Raises KeyError where it does not: not all that answers 200 has stored something."""
-    if not reply["ETag"]:
-        raise KeyError("ETag")
+    """An answer that tells of an object. Raises Unavailable where it does not: not all that answers 200, or 202, has stored something."""
+    if not reply.get("ETag"):
+        raise Unavailable("the store does not say that it has the object: somebody else writes it, or what answers there is no S3 server")
     return reply
 
 
