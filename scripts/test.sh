@@ -23,4 +23,4 @@ scripts/venv.sh tests/requirements.txt
 if command -v shellcheck >/dev/null; then
   shellcheck scripts/*.sh .ci/run
 fi
-exec .venv/bin/python -m pytest -n 3 --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"

@@ -15,6 +15,8 @@ from office_pages import Office, ToldToResync, make_office
 
 from server import login
 
+LONG = ("test_proofs_on_processes.py", "test_faults.py", "test_end_to_end_bucket.py", "test_model.py", "test_power.py")
+
 
 @pytest.fixture(scope="session")
 def seed(tmp_path_factory: pytest.TempPathFactory) -> Seed:
@@ -87,7 +89,11 @@ def running_farm(tmp_path_factory: pytest.TempPathFactory, seed: Seed) -> Iterat
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """urllib3 leaves its socket to the garbage collector when a server is killed in the middle of a handshake: no fault of ours."""
+    """The files that take minutes begin first, or one worker would be left alone with them in the end.
+
+    And urllib3 leaves its socket to the garbage collector when a server is killed in the middle of a handshake: no fault of ours.
+    """
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     for item in items:
         if {"farm", "running_farm"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"))
