@@ -67,7 +67,7 @@ def test_a_farm_in_a_file_of_another_make_is_followed_and_no_reader_notices(farm
         farm.pi.sql("UPDATE cattle SET weight=2")
         eventually(lambda: farm.server.sql("SELECT DISTINCT weight FROM cattle") == "2.0")
         assert farm.server.log.count("Full sync completed") == 1, "it is the same history, so the replica goes on"
-        farm.pi.sql("CREATE TABLE brief(id); DROP TABLE brief")  # what nobody saw: a new epoch, hence a snapshot
+        farm.pi.sql("BEGIN; CREATE TABLE brief(id); DROP TABLE brief; COMMIT")  # what nobody saw: a new epoch, hence a snapshot
         eventually(lambda: farm.server.log.count("Full sync completed") == 2)
         farm.assert_identical()
         farm.pi.sql("UPDATE pens SET capacity=8")
