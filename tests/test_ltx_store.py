@@ -25,6 +25,7 @@ from changelog.ltx.store.folder import FolderStore
 from changelog.ltx.store.names import Name, Store, Stored, Taken, as_text, from_text
 from changelog.ltx.store.place import open_store, s3_client
 from changelog.ltx.store.s3 import S3Store
+from changelog.ltx.store.uploads import WHOLE
 
 NAME = Name(0, 5, 5)
 AT = 1_790_000_000_123
@@ -366,6 +367,20 @@ def test_what_a_killed_upload_left_is_taken_away_after_a_day_and_nothing_else(sw
 
         assert store.tidy() == 0 and left() == {ours, *theirs}
         assert store.tidy(kept=-2) == 1 and left() == set(theirs)  # the date of an answer has whole seconds
+
+
+def test_an_upload_that_is_under_way_is_not_taken_away_however_long_it_takes(swift: S3Server) -> None:
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            ended.append(store.tidy(kept=-2))
+            return super().read(size)
+
+    ended: list[int] = []
+    with keys(swift_server.KEYS):
+        store = S3Store(s3_client(swift.endpoint, path_style=True), swift.bucket, "slow")
+        assert store.put(NAME, Slow(bytes(WHOLE + 1)), AT) is None
+        assert len(ended) >= 2 and set(ended) == {0}
+        assert content(store, NAME) == bytes(WHOLE + 1)
 
 
 def test_uploads_that_may_not_be_listed_are_left_to_others(moto: S3Server) -> None:
