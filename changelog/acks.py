@@ -20,7 +20,7 @@ from changelog.companion import Companion
 from changelog.connection import Path_, connect, rows
 from changelog.errors import NotFound
 from changelog.position import Position
-from changelog.storage import UNUSABLE
+from changelog.storage import UNWRITTEN
 
 WRITE_EVERY = 60.0  # s between two writes of one replica's acknowledgement
 MAX_REPLICAS = 200  # when there are more, those not heard of for longest are forgotten: a client may make up ids
@@ -148,7 +148,7 @@ class Acks:
                 else:
                     db.execute(f"UPDATE acks SET {row} WHERE replica_id=? AND {row} IS NOT TRUE", (*values, ack.replica_id, *values))
             known.stored = True
-        except (apsw.BusyError, apsw.FullError, *UNUSABLE) as exc:
+        except UNWRITTEN as exc:
             logger.warning("an acknowledgement could not be written replica=%s cause=%s", ack.replica_id, exc)
         known.written = time.monotonic()
 
@@ -165,7 +165,7 @@ class Acks:
             oldest = min(self._known.values(), key=lambda known: known.ack.at).ack.replica_id
             logger.warning("more than %d replicas: the one not heard of for longest is forgotten replica=%s", MAX_REPLICAS, oldest)
             del self._known[oldest]
-            with contextlib.suppress(apsw.BusyError, apsw.FullError, *UNUSABLE), self._file.watched() as db:
+            with contextlib.suppress(*UNWRITTEN), self._file.watched() as db:
                 db.execute("DELETE FROM acks WHERE replica_id=?", (oldest,))
 
 

@@ -24,6 +24,9 @@ STORAGE = (
 # After these a connection is opened anew: where it could not open a file for writing it took it for reading, and never asks again.
 UNUSABLE = (apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError)
 
+# What is good to know, but not worth failing for, stays unwritten after these.
+UNWRITTEN = (apsw.BusyError, apsw.FullError, *UNUSABLE)
+
 _WORDS: tuple[tuple[type[Exception], str], ...] = (  # the first that fits
     (apsw.FullError, "the disk is full"),
     (apsw.BusyError, LOCKED),

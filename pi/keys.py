@@ -26,7 +26,7 @@ from changelog.companion import Companion
 from changelog.connection import one, rows
 from changelog.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized, Unavailable
 from changelog.node.access import RateLimit
-from changelog.storage import UNUSABLE
+from changelog.storage import UNWRITTEN
 from pi.farm import make_file
 
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Keys:
         try:
             with self._file.watched() as db:
                 db.execute(sql, bindings)
-        except (apsw.BusyError, apsw.FullError, *UNUSABLE) as exc:
+        except UNWRITTEN as exc:
             logger.warning("pi.db could not be written: %s", exc)
 
     def _known(self) -> dict[bytes, Key]:

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-import apsw
 import click
 from flask import Blueprint, Response, jsonify, request
 
@@ -26,6 +25,7 @@ from changelog.connection import connect
 from changelog.errors import BadRequest, DroverError, Forbidden, NotFound, Unauthorized, Unavailable
 from changelog.node.access import RateLimit, json_body
 from changelog.node.settings import Settings, prepare_data_dir
+from changelog.storage import UNWRITTEN
 from pi.certificate import fingerprint_of, lan_addresses, require_tls
 from pi.farm import make_file
 from pi.keys import OFFICE, check_name, insert_key, make_table, role_of_name, rotate_key
@@ -136,7 +136,7 @@ def blueprint(settings: Settings) -> Blueprint:
         except Unauthorized:
             logger.warning("a wrong code for pairing address=%s", request.remote_addr)
             raise
-        except (apsw.BusyError, apsw.FullError, apsw.ReadOnlyError) as exc:
+        except UNWRITTEN as exc:
             raise Unavailable("pi.db cannot be written just now: try again") from exc
         logger.info("a server was paired: it has a key %s with the role %s now address=%s", name, role, request.remote_addr)
         return jsonify(success=True, name=name, role=role, key=key, timestamp=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())), 201

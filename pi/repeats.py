@@ -22,6 +22,7 @@ import apsw
 from changelog.connection import connect, one
 from changelog.errors import Conflict, DroverError, Unavailable
 from changelog.position import Position
+from changelog.storage import UNWRITTEN
 
 KEPT = 1_000  # requests, the newest
 BUSY = 500  # ms that a request may wait for somebody who holds pi.db locked
@@ -123,7 +124,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[apsw.Connection]:
         try:
             db.execute(_SCHEMA)
             yield db
-        except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as exc:
+        except UNWRITTEN as exc:
             raise Unavailable(f"pi.db cannot be written just now: send it again ({exc})", written=False) from exc
 
 
@@ -145,5 +146,5 @@ def _note(db: apsw.Connection, sql: str, bindings: tuple[object, ...]) -> None:
     """Write what came of a request; when that cannot be done, a repetition finds out from the log."""
     try:
         db.execute(sql, bindings)
-    except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as exc:
+    except UNWRITTEN as exc:
         logger.warning("what was answered could not be kept: %s", exc)

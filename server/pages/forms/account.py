@@ -32,13 +32,22 @@ class PasswordForm(Form):
         typed.texts |= {f.name: request.form.get(f.name, "") for f in fields if f.kind == "password"}
         return super()._parsed(typed, fields)
 
+    def check(self, typed: Typed, values: dict[str, Any]) -> None:
+        """The new password is one."""
+        if len(values["new"]) < SHORTEST:
+            typed.errors["new"] = f"A password has at least {SHORTEST} characters."
+        elif values["new"] != values["again"]:
+            typed.errors["again"] = "This is not the same as the new password."
 
-def check_new(typed: Typed, values: dict[str, Any]) -> None:
-    """Note what is wrong with the values of `new` and `again`."""
-    if len(values["new"]) < SHORTEST:
-        typed.errors["new"] = f"A password has at least {SHORTEST} characters."
-    elif values["new"] != values["again"]:
-        typed.errors["again"] = "This is not the same as the new password."
+
+def hash_of(values: dict[str, Any]) -> str:
+    """What the Pi keeps of the new password."""
+    return generate_password_hash(values["new"], method="scrypt")
+
+
+def fresh_key() -> str:
+    """By which the Pi knows the request: a hash has new salt each time, so a repetition is no repetition."""
+    return secrets.token_hex(16)
 
 
 @form_page("/office/account/password", "change_password")
@@ -59,14 +68,13 @@ class ChangePassword(PasswordForm):
 
     def check(self, typed: Typed, values: dict[str, Any]) -> None:
         """The old one fits, and the new one is one. Raises TooMany for who guesses."""
-        check_new(typed, values)
+        super().check(typed, values)
         if not typed.errors and not is_allowed(g.user, g.user.username, values["old"]):
             typed.errors["old"] = "This is not your password."
 
     def request(self, values: dict[str, Any]) -> Request:
         """The new hash in the place of the one that was checked."""
-        hashed = generate_password_hash(values["new"], method="scrypt")
-        body = {"password_hash": hashed, "expected": {"password_hash": g.user.password_hash}}
+        body = {"password_hash": hash_of(values), "expected": {"password_hash": g.user.password_hash}}
         return Request("POST", f"/users/{quote(g.user.username, safe='')}/password", body)
 
     def write(self, asked: Request, key: str) -> Written:
@@ -74,7 +82,7 @@ class ChangePassword(PasswordForm):
         assert asked.body is not None
         after = replace(g.user, password_hash=asked.body["password_hash"])
         try:
-            written = super().write(asked, secrets.token_hex(16))  # a hash has new salt each time, so a repetition is no repetition
+            written = super().write(asked, fresh_key())
         except Unreachable as exc:
             if exc.facts.get("sent"):
                 keep_signed_in(after)

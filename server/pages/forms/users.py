@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 from urllib.parse import quote
 
 import apsw
 from flask import g, url_for
-from werkzeug.security import generate_password_hash
 
 from changelog.errors import Forbidden
-from server.pages.forms.account import NEW_PASSWORD, PasswordForm, check_new
-from server.pages.forms.fields import Field, OneOf, Typed
+from server.pages.forms.account import NEW_PASSWORD, PasswordForm, fresh_key, hash_of
+from server.pages.forms.fields import Field, OneOf
 from server.pages.forms.form import Form, Request, form_page, row_or_404
 from server.pages.routes import ROW_ID
 from server.pages.users import require_admin
@@ -38,14 +36,9 @@ class NewUser(PasswordForm):
         require_admin()
         self.back = url_for("pages.users"), "Users"
 
-    def check(self, typed: Typed, values: dict[str, Any]) -> None:
-        """The password is one."""
-        check_new(typed, values)
-
     def request(self, values: dict[str, Any]) -> Request:
         """With the hash of the password."""
-        hashed = generate_password_hash(values["new"], method="scrypt")
-        return Request("POST", "/users", {"username": values["username"], "role": values["role"], "password_hash": hashed})
+        return Request("POST", "/users", {"username": values["username"], "role": values["role"], "password_hash": hash_of(values)})
 
     def done(self, reply: dict[str, Any]) -> tuple[str, str]:
         """Among the users."""
@@ -72,18 +65,13 @@ class ResetPassword(PasswordForm):
         self.heading = f"New password for {self.row['username']}"
         self.back = url_for("pages.users"), "Users"
 
-    def check(self, typed: Typed, values: dict[str, Any]) -> None:
-        """The password is one."""
-        check_new(typed, values)
-
     def request(self, values: dict[str, Any]) -> Request:
         """With the hash of the password."""
-        hashed = generate_password_hash(values["new"], method="scrypt")
-        return Request("POST", f"/users/{quote(self.row['username'], safe='')}/password", {"password_hash": hashed})
+        return Request("POST", f"/users/{quote(self.row['username'], safe='')}/password", {"password_hash": hash_of(values)})
 
     def write(self, asked: Request, key: str) -> Written:
         """Ask the Pi. Raises what it refuses with, and Unreachable."""
-        return super().write(asked, secrets.token_hex(16))  # a hash has new salt each time, so a repetition is no repetition
+        return super().write(asked, fresh_key())
 
     def done(self, reply: dict[str, Any]) -> tuple[str, str]:
         """Among the users."""
