@@ -13,6 +13,7 @@ from changelog.errors import ConfigError, DroverError
 from changelog.ltx.ship import Shipper
 from changelog.ltx.store.names import Store
 from changelog.ltx.store.place import store_at
+from changelog.memory import give_back_what_is_freed
 from changelog.node.logs import start_logging
 from changelog.node.settings import Settings, prepare_data_dir
 
@@ -34,6 +35,7 @@ def ship(settings: Settings, take_over: bool) -> None:
     except ConfigError as exc:
         click.echo(f"error: {exc.message}", err=True)
         sys.exit(NO_PLACE)
+    give_back_what_is_freed()
     prepare_data_dir(settings)
     start_logging(settings, "ship")
     stopping = threading.Event()

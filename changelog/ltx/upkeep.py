@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import threading
@@ -55,8 +54,7 @@ class Upkeep:
         """Do what is due, whatever comes of it: the status tells."""
         failed = self._status.status.upkeep
         try:
-            if self.compactor.step():
-                give_memory_back()
+            self.compactor.step()
             cause = ""
         except (DroverError, OSError) as exc:
             cause = str(exc) or type(exc).__name__
@@ -71,9 +69,3 @@ class Upkeep:
             if cause:
                 logger.warning("the store is not tidied up, trying again cause=%s", cause)
             self._status.set(upkeep=cause)
-
-
-def give_memory_back() -> None:
-    """To the system, what was freed: glibc keeps it for each thread that a merge has had, and the process grew with every larger one."""
-    with suppress(AttributeError, OSError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)

@@ -26,6 +26,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from changelog.errors import ConfigError, DroverError
+from changelog.memory import give_back_what_is_freed
 from changelog.node.server_log import ServerLog
 from changelog.node.tls import ServerTls
 from changelog.node.worker import HELD_LIMIT, PatientWorker
@@ -72,6 +73,7 @@ def serve(role: Role) -> NoReturn:
     except ConfigError as exc:
         logger.error("%s cannot start: %s", role.name, exc.message)
         sys.exit(1)
+    give_back_what_is_freed()  # here: the worker has it from its fork
     RoleProcess(role, listener, tls).run()
     sys.exit(0)
 
