@@ -56,7 +56,7 @@ def kept(how: str) -> int:
 
 
 def test_what_threads_have_freed_goes_back_to_the_system() -> None:
-    assert kept("settled") < 4_000 < 16_000 < kept("as glibc does it")
+    assert 5 * kept("settled") < kept("as glibc does it") > 16_000
 
 
 def arenas(pid: int) -> int:
