@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm
@@ -162,6 +163,33 @@ def test_who_changes_the_password_stays_signed_in_and_another_browser_does_not(b
     assert faults == []
     here.context.close()
     there.context.close()
+
+
+def test_a_form_on_its_way_is_waited_for_although_the_session_of_its_page_has_ended(browser: Browser, farm: Farm) -> None:
+    """The Pi pushes the new password, which ends the sessions with the old one, before the slow answer to the form is here."""
+    farm.start()
+    page = signed_in(browser, farm)
+    page.goto("/office/account/password")
+    page.get_by_label("Old password").fill(PASSWORD)
+    page.get_by_label("New password", exact=True).fill("another long password")
+    page.get_by_label("New password again").fill("another long password")
+    line, held = page.context.new_cdp_session(page), list[str]()
+
+    def hold(told: dict[str, Any]) -> None:
+        if told["request"]["method"] == "POST":
+            held.append(told["requestId"])
+        else:
+            line.send("Fetch.continueRequest", {"requestId": told["requestId"]})
+
+    line.on("Fetch.requestPaused", hold)
+    line.send("Fetch.enable", {"patterns": [{"requestStage": "Response", "resourceType": "Document"}]})
+    with page.expect_request(lambda request: request.method == "GET" and request.url == page.url):  # it was told, and looks
+        page.get_by_label("New password again").press("Enter", no_wait_after=True)
+    page.wait_for_timeout(1_000)  # for what comes of that
+    line.send("Fetch.continueRequest", {"requestId": held[0]})
+    line.send("Fetch.disable")
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()  # its words are gone: a look of the page met them in the cookie
+    page.context.close()
 
 
 def test_a_double_click_sends_a_form_once(browser: Browser, farm: Farm) -> None:

@@ -3,7 +3,7 @@
 
 import { connection } from "./connection.js";
 import { listen } from "./socket.js";
-import { sendOnce } from "./once.js";
+import { reload, sendOnce } from "./once.js";
 import { keepTimes } from "./times.js";
 import { refresher } from "./refresh.js";
 
@@ -37,7 +37,7 @@ function follow() {
     looked = performance.now();
     try {
       const answer = await fetch(statusAddress, { headers: { Accept: "application/json" } });
-      if (answer.status === 401) return location.reload(); // signed out
+      if (answer.status === 401) return reload(); // signed out
       if (answer.ok) judge((await answer.json()).data);
       if (shown.answered() && socket) socket.comeBack();
     } catch {

@@ -1,5 +1,6 @@
 // Fetching this page again, at most ten times a second however much is told, and putting what differs in place.
 
+import { reload } from "./once.js";
 import { putInPlace } from "./parts.js";
 
 const PAUSE = 100; // ms between the beginnings of two fetches
@@ -45,7 +46,7 @@ export function refresher(on, retry) {
 async function fetchParts(quiet, on) {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } }).catch((reason) => { on.failed(); throw reason; });
   on.answered();
-  if (answer.redirected || answer.status === 404) return location.reload(); // signed out; or what the page shows is gone
+  if (answer.redirected || answer.status === 404) return reload(); // signed out; or what the page shows is gone
   if (!answer.ok) throw new Error(answer.statusText);
   putInPlace(new DOMParser().parseFromString(await answer.text(), "text/html"), quiet);
 }
