@@ -14,6 +14,8 @@ MIN_SLOTS = 16  # so that a column more does not widen the log at once
 AT = "strftime('%Y-%m-%dT%H:%M:%fZ','now')"
 NONCE = "random() & 9007199254740991"  # 53 bits: exact in every JSON parser, and too many to meet by chance
 
+DOUBT = -1  # in the place of the schema_version: a trigger met what the log cannot tell exactly
+
 # A schema as JSON, in the SQL of 3.40 because triggers.sql takes one too. Generated columns have hidden 2 or 3.
 IMAGE_SQL = """SELECT json_object(
   'version', (SELECT schema_version FROM pragma_schema_version),

@@ -11,7 +11,7 @@ import apsw
 from changelog.connection import one, rows
 from changelog.ddl import Explanation, Image, Unexplained, explain, last_image, schema_list
 from changelog.errors import BadRequest
-from changelog.install import begin_epoch, capture_again, drop_triggers, in_wal_mode, masks_of, schema_moved
+from changelog.install import begin_epoch, capture_again, drop_triggers, in_doubt, in_wal_mode, masks_of, schema_moved
 from changelog.layout import KEEP_IMAGE, log_ddl
 from changelog.log import head
 from changelog.schema import Table, identifier, read_tables, schema_hash
@@ -38,6 +38,8 @@ def reconcile(db: apsw.Connection, quiet_since: int | None = None) -> bool:
         if not schema_moved(db):
             return False  # another connection was quicker
         try:
+            if in_doubt(db):
+                raise Unexplained("a foreign key's action changed a row before the change that it follows was logged")
             before = last_image(db)
             if before is None:
                 raise Unexplained("there is no image of the schema before")

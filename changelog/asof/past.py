@@ -177,6 +177,8 @@ class Past:
         for seq in seqs:
             by_name = {name.lower(): number for name, number in self._lineage.at(seq).tables.items()}
             found |= {by_name.get(table.lower(), -1) for kind, _, table, _ in self._lineage.schema_at(seq) if kind == "trigger"}
+        found |= {self.names.table(t.name) for t in self.tables.values() if t.actions}
+        found |= {number for number, t in self._present.items() if t.actions}
         return found
 
     def _dropped(self, table: Table, number: int) -> list[str]:
