@@ -11,11 +11,12 @@ import apsw
 import pytest
 from changelog_parts import contents, follow, frame_of, make_primary, make_replica, shell
 
-from changelog.connection import connect, one, rows
+from changelog.connection import connect, one, remove_database, rows
 from changelog.errors import BadRequest, Divergence, NotAPrimary
 from changelog.install import schema_moved
 from changelog.position import Position
 from changelog.primary import Primary
+from changelog.pull import pull_file
 from changelog.reconcile import reconcile, run_ddl
 from changelog.replay import connect_replica, position_of, replay
 from changelog.values import encode_row
@@ -118,6 +119,21 @@ def test_without_knowing_since_when_nothing_was_written_a_trigger_begins_a_new_e
     shell(primary, "CREATE TRIGGER late AFTER INSERT ON pens BEGIN DELETE FROM tags; END")
     seen(primary, reconcile)
     assert epoch(primary) != before
+
+
+def test_a_dump_played_into_a_new_file_begins_a_new_epoch(tmp_path: Path) -> None:
+    primary, replica = make_primary(tmp_path / "p.db", "CREATE TABLE t(x); INSERT INTO t VALUES(1),(2),(3)"), tmp_path / "r.db"
+    shell(primary, "DELETE FROM t WHERE x=1")
+    with closing(Primary(primary)) as source:
+        pull_file(source, replica)
+    dump, before = shell(primary, ".dump"), epoch(primary)
+    remove_database(primary)
+    shell(primary, dump)  # which gives the rows other rowids, and nothing else identifies them
+    shell(primary, "DELETE FROM t WHERE x=3")
+    with closing(Primary(primary)) as source:
+        pull_file(source, replica)
+    assert epoch(primary) != before
+    assert contents(replica) == contents(primary)
 
 
 def test_a_column_is_dropped_by_the_command_and_its_history_stays(primary: Path, replica: Path) -> None:
