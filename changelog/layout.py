@@ -24,7 +24,8 @@ IMAGE_SQL = """SELECT json_object(
   'columns', json((SELECT json_group_object(name, json(cols)) FROM
     (SELECT s.name, (SELECT json_group_array(json_array(c.name, c.hidden)) FROM
       (SELECT name, hidden FROM pragma_table_xinfo(s.name) ORDER BY cid) c) AS cols FROM sqlite_schema s WHERE s.type='table'))),
-  'roots', json((SELECT json_group_object(name, rootpage) FROM sqlite_schema WHERE type='table')))"""
+  'roots', json((SELECT json_group_object(name, rootpage) FROM sqlite_schema WHERE type='table')),
+  'shadows', json((SELECT json_group_array(name) FROM pragma_table_list WHERE schema='main' AND type='shadow')))"""
 
 # The index comes and goes so that the schema_version says more statements than a dump of this file has: who plays a dump into a new file
 # gets all our tables, the epoch in them, but not the rowids and not every value.
