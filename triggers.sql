@@ -323,6 +323,8 @@ CREATE TRIGGER "_changelog_bu_weight_records (to drop a column: python -m change
   DELETE FROM changelog_stash WHERE rowid<=(SELECT max(rowid) FROM changelog_stash)-6;
   INSERT INTO changelog_stash(tbl,rid,o0,o1,o2,o3,o4,o5,o6) SELECT 'weight_records',c.* FROM (SELECT x."id" AS rid,x."id" AS o0,x."cattle_id" AS o1,x."weight" AS o2,x."recorded_at" AS o3,x."recorded_by" AS o4,x."created_at" AS o5,x."updated_at" AS o6 FROM "weight_records" x WHERE x."id"=NEW."id" AND NOT (x."id"=OLD."id" COLLATE "BINARY")) c WHERE NOT EXISTS(SELECT 1 FROM changelog_stash e WHERE e.tbl='weight_records' AND e.rid=c.rid COLLATE "BINARY");
 END;
+CREATE INDEX changelog_local_birth ON changelog_meta(name);
+DROP INDEX changelog_local_birth;
 INSERT INTO changelog_meta(name,value,seq) SELECT 'ancestor',value,(SELECT max(seq) FROM changelog) FROM changelog_meta WHERE name='epoch';
 DELETE FROM changelog_meta WHERE name='epoch';
 INSERT INTO changelog(at,nonce,op,key) VALUES(strftime('%Y-%m-%dT%H:%M:%fZ','now'),random() & 9007199254740991,'B',lower(hex(randomblob(16))));
@@ -336,5 +338,6 @@ INSERT INTO changelog_meta(name,value) SELECT 'schema',(SELECT json_object(
   'columns', json((SELECT json_group_object(name, json(cols)) FROM
     (SELECT s.name, (SELECT json_group_array(json_array(c.name, c.hidden)) FROM
       (SELECT name, hidden FROM pragma_table_xinfo(s.name) ORDER BY cid) c) AS cols FROM sqlite_schema s WHERE s.type='table'))),
-  'roots', json((SELECT json_group_object(name, rootpage) FROM sqlite_schema WHERE type='table'))));
+  'roots', json((SELECT json_group_object(name, rootpage) FROM sqlite_schema WHERE type='table')),
+  'shadows', json((SELECT json_group_array(name) FROM pragma_table_list WHERE schema='main' AND type='shadow'))));
 COMMIT;

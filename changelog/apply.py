@@ -20,7 +20,7 @@ from changelog.storage import is_outage
 from changelog.values import RawText
 from changelog.wire import FACTS, Page, Row
 
-_Known = tuple[int, dict[tuple[str, int], Table], set[str]]  # schema_version, tables by name and generation, names of those with triggers
+_Known = tuple[int, dict[tuple[str, int], Table], set[str]]  # schema_version, tables by (name, gen), who needs whole rows
 _KNOWN: WeakKeyDictionary[apsw.Connection, _Known] = WeakKeyDictionary()
 
 
@@ -71,7 +71,7 @@ class Applier:
         tables = read_tables(self._db)
         self._tables = {(t.name, t.gen): t for t in tables}
         self._indexed = keep_indexes(self._db, tables)
-        self._triggered = tables_with_triggers(self._db)
+        self._triggered = tables_with_triggers(self._db) | {t.name for t in tables if t.actions.revisit}
         self._shapes = {}
 
     def _apply_ddl(self, row: Row) -> None:
@@ -160,7 +160,8 @@ def _apply_sql(table: Table, row: Row, marks: list[str], whole: bool) -> tuple[s
 
     OR ABORT everywhere: a constraint of the schema may say REPLACE or IGNORE, and the log already holds what that did.
     An UPDATE sets what changed and no more, because to set an unchanged key or indexed column costs as much as to insert the row; but
-    the `whole` row where the table has triggers of its own: one that ran BEFORE may have changed the row, and OLD does not show it.
+    the `whole` row where the table has triggers of its own: one that ran BEFORE may have changed the row, and OLD does not show it. So
+    may the action of a foreign key, for a row that a REPLACE killed first.
     """
     op, width, first = row[5], len(table.columns), len(FACTS)
     name, columns = identifier(table.name), [identifier(c.name) for c in table.columns]
@@ -179,7 +180,10 @@ def _apply_sql(table: Table, row: Row, marks: list[str], whole: bool) -> tuple[s
     if not values:
         return None, []
     assigned = ",".join(f"{c}={marks[at]}" for c, at in values)
-    return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in values] + [at for _, at, _ in keys]
+    # The old values, too: a TEMP trigger of a program may have changed the row again before our trigger told of the first change.
+    told = [] if whole else [(c, old + i) for i, c in enumerate(columns) if row[8][i] == "1" and i not in table.key_slots]
+    where = " AND ".join([where, *(f"+{c} IS {marks[at]} COLLATE BINARY" for c, at in told)])
+    return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in [*values, *((c, at) for c, at, _ in keys), *told]]
 
 
 def _picker(picked: list[int]) -> Callable[[Row], Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import apsw
@@ -32,6 +33,7 @@ class Image:
     objects: tuple[tuple[str, str, str, str], ...]
     columns: dict[str, list[tuple[str, int]]]
     roots: dict[str, int]
+    shadows: frozenset[str]  # tables that belong to a virtual one
 
     @classmethod
     def of(cls, db: apsw.Connection) -> Image:
@@ -43,7 +45,9 @@ class Image:
         """The image that IMAGE_SQL gave."""
         facts = json.loads(text)
         columns = {name: [(c, hidden) for c, hidden in found] for name, found in facts["columns"].items()}
-        return cls(facts["version"], tuple(map(tuple, facts["objects"])), columns, facts["roots"])
+        objects = tuple(map(tuple, facts["objects"]))
+        shadows = facts["shadows"] if "shadows" in facts else _named_like_shadows(objects)  # an older image
+        return cls(facts["version"], objects, columns, facts["roots"], frozenset(shadows))
 
     def of_application(self, kind: str) -> dict[str, tuple[str, str]]:
         """The objects of one type that are not ours: (table, sql) by name."""
@@ -105,7 +109,8 @@ def _follow_tables(found: Explanation, before: Image, after: Image, by_roots: bo
         raise Unexplained("a virtual table changed")
     if by_roots:
         named = {before.roots[name]: name for name in old}
-        origins = {name: named[after.roots[name]] for name in new if after.roots[name] in named}
+        ordinary = [name for name in new if name not in after.shadows and name not in _virtual(new)]
+        origins = {name: named[after.roots[name]] for name in ordinary if after.roots[name] in named}
     else:
         origins = _origins(after)
     for name in new:
@@ -113,13 +118,13 @@ def _follow_tables(found: Explanation, before: Image, after: Image, by_roots: bo
         if origin in old:
             found.tables[name] = origin
             found.statements += name != origin
-        elif name in old and name not in origins.values() and not _virtual({name: new[name]}) and name not in _shadows(after):
+        elif name in old and name not in origins.values() and not _virtual({name: new[name]}) and name not in after.shadows:
             raise Unexplained(f"table {name} was without our triggers")
-        elif name not in _shadows(after) and not _virtual({name: new[name]}):
+        elif name not in after.shadows and not _virtual({name: new[name]}):
             found.new_tables.append(name)
             found.statements += 1
     found.statements += _cycles({old_name: name for name, old_name in found.tables.items() if name != old_name})
-    gone = [name for name in old if name not in found.tables.values() and name not in _shadows(before) and not _virtual({name: old[name]})]
+    gone = [name for name in old if name not in found.tables.values() and name not in before.shadows and not _virtual({name: old[name]})]
     found.statements += len(gone)
 
 
@@ -153,10 +158,10 @@ def _virtual(tables: dict[str, tuple[str, str]]) -> dict[str, str]:
     return {name: sql for name, (_, sql) in tables.items() if re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE)}
 
 
-def _shadows(image: Image) -> set[str]:
-    """Tables that belong to a virtual one. (SQLite's own list of them is not in an image; their names begin with the virtual table's.)"""
-    virtual = _virtual(image.of_application("table"))
-    return {name for name in image.of_application("table") if any(name.startswith(f"{v}_") for v in virtual)}
+def _named_like_shadows(objects: Sequence[tuple[str, ...]]) -> list[str]:
+    """The tables whose names begin with that of a virtual one."""
+    tables = {name: (name, sql) for kind, name, _, sql in objects if kind == "table"}
+    return [name for name in tables if any(name.startswith(f"{v}_") for v in _virtual(tables))]
 
 
 def _follow_columns(found: Explanation, before: Image, after: Image) -> None:

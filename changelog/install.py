@@ -55,6 +55,11 @@ def schema_moved(db: apsw.Connection) -> bool:
     return known != db.pragma("schema_version")
 
 
+def in_doubt(db: apsw.Connection) -> bool:
+    """Whether a trigger of ours could not log exactly what happened: nothing is served before `reconcile` has begun a new epoch."""
+    return one(db, "SELECT value FROM changelog_meta WHERE name='schema_version'") == layout.DOUBT
+
+
 def in_wal_mode(db: apsw.Connection) -> bool:
     """Whether the file is in WAL mode, on which readers beside a writer and durable serving rest."""
     return db.pragma("journal_mode") == "wal"

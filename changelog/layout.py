@@ -14,6 +14,8 @@ MIN_SLOTS = 16  # so that a column more does not widen the log at once
 AT = "strftime('%Y-%m-%dT%H:%M:%fZ','now')"
 NONCE = "random() & 9007199254740991"  # 53 bits: exact in every JSON parser, and too many to meet by chance
 
+DOUBT = -1  # in the place of the schema_version: a trigger met what the log cannot tell exactly
+
 # A schema as JSON, in the SQL of 3.40 because triggers.sql takes one too. Generated columns have hidden 2 or 3.
 IMAGE_SQL = """SELECT json_object(
   'version', (SELECT schema_version FROM pragma_schema_version),
@@ -22,9 +24,14 @@ IMAGE_SQL = """SELECT json_object(
   'columns', json((SELECT json_group_object(name, json(cols)) FROM
     (SELECT s.name, (SELECT json_group_array(json_array(c.name, c.hidden)) FROM
       (SELECT name, hidden FROM pragma_table_xinfo(s.name) ORDER BY cid) c) AS cols FROM sqlite_schema s WHERE s.type='table'))),
-  'roots', json((SELECT json_group_object(name, rootpage) FROM sqlite_schema WHERE type='table')))"""
+  'roots', json((SELECT json_group_object(name, rootpage) FROM sqlite_schema WHERE type='table')),
+  'shadows', json((SELECT json_group_array(name) FROM pragma_table_list WHERE schema='main' AND type='shadow')))"""
 
+# The index comes and goes so that the schema_version says more statements than a dump of this file has: who plays a dump into a new file
+# gets all our tables, the epoch in them, but not the rowids and not every value.
 NEW_EPOCH = (
+    "CREATE INDEX changelog_local_birth ON changelog_meta(name)",
+    "DROP INDEX changelog_local_birth",
     "INSERT INTO changelog_meta(name,value,seq)"
     " SELECT 'ancestor',value,(SELECT max(seq) FROM changelog) FROM changelog_meta WHERE name='epoch'",
     "DELETE FROM changelog_meta WHERE name='epoch'",

@@ -11,10 +11,10 @@ import apsw
 from changelog.connection import one, rows
 from changelog.ddl import Explanation, Image, Unexplained, explain, last_image, schema_list
 from changelog.errors import BadRequest
-from changelog.install import begin_epoch, capture_again, drop_triggers, in_wal_mode, masks_of, schema_moved
+from changelog.install import begin_epoch, capture_again, drop_triggers, in_doubt, in_wal_mode, masks_of, schema_moved
 from changelog.layout import KEEP_IMAGE, log_ddl
 from changelog.log import head
-from changelog.schema import Table, identifier, read_tables, schema_hash
+from changelog.schema import Table, identifier, is_ours, read_tables, schema_hash
 from changelog.triggers import log_added_columns, log_all_rows
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ def reconcile(db: apsw.Connection, quiet_since: int | None = None) -> bool:
         if not schema_moved(db):
             return False  # another connection was quicker
         try:
+            if in_doubt(db):
+                raise Unexplained("a foreign key's action changed a row before the change that it follows was logged")
             before = last_image(db)
             if before is None:
                 raise Unexplained("there is no image of the schema before")
@@ -57,13 +59,15 @@ def run_ddl(db: apsw.Connection, sql: str) -> str | None:
     reconcile(db)
     with db:
         drop_triggers(db)
-        before = Image.of(db)
+        before, quiet_since = Image.of(db), head(db)
         _run_one(db, sql)
         after = Image.of(db)
         if after.version == before.version:
             raise BadRequest("this statement changes no schema: write rows as ever, in any program")
+        if _of_ours(before) != _of_ours(after):
+            raise BadRequest("this is the changelog's own, or one of the names that it keeps for itself: nothing was changed")
         try:
-            _log_change(db, explain(before, after, by_roots=True), before, head(db))
+            _log_change(db, explain(before, after, by_roots=True), before, quiet_since)
         except Unexplained as exc:
             logger.warning("The schema changed, and a new epoch begins: %s", exc)
             begin_epoch(db, None)
@@ -88,6 +92,10 @@ def _run_one(db: apsw.Connection, sql: str) -> None:
     cursor.execute(sql).fetchall()
     if not seen:
         raise BadRequest("there is no statement in it")
+
+
+def _of_ours(image: Image) -> set[tuple[str, ...]]:
+    return {each for each in image.objects if is_ours(each[0], each[1])}
 
 
 def _log_change(db: apsw.Connection, change: Explanation, before: Image, quiet_since: int | None) -> None:

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import apsw
 
+from changelog.actions import Actions, References
 from changelog.connection import one, rows
 from changelog.errors import CannotCapture
 
@@ -82,6 +83,7 @@ class Table:
     rowid: str | None  # a name by which the rowid can be reached, if there is one
     ipk: str | None  # the INTEGER PRIMARY KEY column, which is the rowid
     uniques: tuple[UniqueKey, ...]
+    actions: Actions
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -123,7 +125,8 @@ def read_tables(db: apsw.Connection) -> list[Table]:
         """SELECT name, wr, strict FROM pragma_table_list
            WHERE schema='main' AND type='table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name""",
     )
-    return [_read_table(db, name, bool(wr), bool(strict)) for name, wr, strict in found if not is_ours("table", name)]
+    references = References(db, tables_with_triggers(db))
+    return [_read_table(db, name, bool(wr), bool(strict), references) for name, wr, strict in found if not is_ours("table", name)]
 
 
 def tables_with_triggers(db: apsw.Connection) -> set[str]:
@@ -176,7 +179,7 @@ def sequences_of(db: apsw.Connection) -> dict[str, int]:
     return {name: seq for name, seq in found if not is_ours("table", name)}
 
 
-def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: bool) -> Table:
+def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: bool, references: References) -> Table:
     columns = tuple(_read_columns(db, name, strict))
     if len(columns) > MAX_COLUMNS:
         raise CannotCapture(f"table {name}: {len(columns)} columns are too many, the changelog holds {MAX_COLUMNS}", table=name)
@@ -184,7 +187,8 @@ def _read_table(db: apsw.Connection, name: str, without_rowid: bool, strict: boo
     declared = [c for c in columns if c.pk]
     ipk = declared[0].name if len(declared) == 1 and not without_rowid and _is_ipk(db, name) else None
     rowid = None if without_rowid else ipk or next((n for n in _ROWID_NAMES if n not in taken), None)
-    table = Table(name, columns, without_rowid, strict, rowid, ipk, tuple(_read_uniques(db, name, columns)))
+    uniques = tuple(_read_uniques(db, name, columns))
+    table = Table(name, columns, without_rowid, strict, rowid, ipk, uniques, references.actions(name, ((c.name, c.pk) for c in columns)))
     if table.keyed_by_rowid and rowid is None:
         raise CannotCapture(
             f"table {name}: no key identifies its rows, and columns named rowid, _rowid_ and oid hide the rowid; give it a primary key",

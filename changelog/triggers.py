@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from changelog.layout import AT, NONCE
+from changelog.layout import AT, DOUBT, NONCE
 from changelog.schema import Column, Table, UniqueKey, identifier, literal
 
 _FACTS = "at,nonce,tbl,op,key,gen"
@@ -79,7 +79,7 @@ def _after_insert(table: Table) -> str:
     columns = ",".join(f"n{i}" for i in range(len(table.columns)))
     rid, rid_value = _rowid_slots(table, "rid", "NEW")
     log = f"INSERT INTO changelog({_FACTS}{rid},{columns}) VALUES({_facts(table, 'I', 'NEW')}{rid_value},{values})"
-    return _create(table, "ai", "AFTER INSERT", "", [*_log_killed(table, but_old=False), log])
+    return _create(table, "ai", "AFTER INSERT", "", [*_log_killed(table, "NEW"), log])
 
 
 def _after_update(table: Table) -> str:
@@ -96,7 +96,7 @@ def _after_update(table: Table) -> str:
         f"INSERT INTO changelog({_FACTS},chg{rid}{orid},{columns})"
         f" VALUES({_facts(table, 'U', 'OLD')},{_joined(changed)}{rid_value}{orid_value},{new},{old})"
     )
-    return _create(table, "au", "AFTER UPDATE", "", [*_log_killed(table, but_old=True), _keep_aside(table), log])
+    return _create(table, "au", "AFTER UPDATE", "", [*_log_killed(table, "NEW", but_old=True), _keep_aside(table), log, *_doubt(table)])
 
 
 def _after_delete(table: Table) -> str:
@@ -105,7 +105,9 @@ def _after_delete(table: Table) -> str:
     orid, orid_value = _rowid_slots(table, "orid", "OLD")
     log = f"INSERT INTO changelog({_FACTS}{orid},{columns}) VALUES({_facts(table, 'D', 'OLD')}{orid_value},{values})"
     forget = f"DELETE FROM changelog_stash WHERE tbl={literal(table.name)} AND {_stashed(table, 'OLD')}"
-    return _create(table, "ad", "AFTER DELETE", "", [log, forget])
+    # What a REPLACE killed may by its foreign keys' actions have taken the row with it that was to take its place: then no AFTER comes.
+    killed = _log_killed(table, None) if table.actions.on_delete and table.actions.revisit else []
+    return _create(table, "ad", "AFTER DELETE", "", [log, forget, *killed])
 
 
 def _before_insert(table: Table) -> str:
@@ -125,10 +127,11 @@ def _before_update(table: Table) -> str:
     return _create(table, "bu", event, _when(table, conditions), _set_aside(table, conditions))
 
 
-def _log_killed(table: Table, *, but_old: bool) -> list[str]:
-    """Log as deleted what was set aside and is gone: its key is NEW's now, or nobody's. The row that is being updated is not gone."""
+def _log_killed(table: Table, new: str | None, *, but_old: bool = False) -> list[str]:
+    """Log as deleted what was set aside and is gone: its key is that of `new` now, or nobody's. The row being updated is not gone."""
     vanished = f"NOT EXISTS(SELECT 1 FROM {identifier(table.name)} y WHERE {_stashed(table, 'y')})"
-    killed = f"changelog_stash.tbl={literal(table.name)} AND ({_stashed(table, 'NEW')} OR {vanished})"
+    gone = f"({_stashed(table, new)} OR {vanished})" if new else vanished
+    killed = f"changelog_stash.tbl={literal(table.name)} AND {gone}"
     if but_old:
         killed += f" AND NOT ({_stashed(table, 'OLD')})"
     columns = ",".join(f"o{i}" for i in range(len(table.columns)))
@@ -146,6 +149,20 @@ def _keep_aside(table: Table) -> str:
     if table.rowid:
         assigned.append(f"rid=NEW.{identifier(table.rowid)}")
     return f"UPDATE changelog_stash SET {','.join(assigned)} WHERE tbl={literal(table.name)} AND {_stashed(table, 'OLD')}"
+
+
+def _doubt(table: Table) -> list[str]:
+    """Ask for a new epoch where the row is not as this trigger was told.
+
+    The actions of foreign keys run before AFTER triggers: one that comes back to the row which is being updated (it refers to itself, or
+    a trigger on those that refer to it writes here) has been logged before the update that caused it.
+    """
+    if not table.actions.revisit or not table.actions.followed:
+        return []
+    moved = " OR ".join(f"OLD.{name} IS NOT NEW.{name} COLLATE BINARY" for name in map(identifier, table.actions.followed))
+    told = " AND ".join(f"x.{identifier(c.name)} IS NEW.{identifier(c.name)} COLLATE BINARY" for c in table.columns)
+    there = f"SELECT 1 FROM {identifier(table.name)} x WHERE {_same(table, 'x', 'NEW')} AND {told}"
+    return [f"UPDATE changelog_meta SET value={DOUBT} WHERE name='schema_version' AND ({moved}) AND NOT EXISTS({there})"]
 
 
 def _set_aside(table: Table, conditions: Sequence[str]) -> list[str]:

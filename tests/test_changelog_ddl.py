@@ -11,11 +11,13 @@ import apsw
 import pytest
 from changelog_parts import contents, follow, frame_of, make_primary, make_replica, shell
 
-from changelog.connection import connect, one, rows
+from changelog.asof.past import Past
+from changelog.connection import connect, one, remove_database, rows
 from changelog.errors import BadRequest, Divergence, NotAPrimary
 from changelog.install import schema_moved
 from changelog.position import Position
 from changelog.primary import Primary
+from changelog.pull import pull_file
 from changelog.reconcile import reconcile, run_ddl
 from changelog.replay import connect_replica, position_of, replay
 from changelog.values import encode_row
@@ -120,6 +122,21 @@ def test_without_knowing_since_when_nothing_was_written_a_trigger_begins_a_new_e
     assert epoch(primary) != before
 
 
+def test_a_dump_played_into_a_new_file_begins_a_new_epoch(tmp_path: Path) -> None:
+    primary, replica = make_primary(tmp_path / "p.db", "CREATE TABLE t(x); INSERT INTO t VALUES(1),(2),(3)"), tmp_path / "r.db"
+    shell(primary, "DELETE FROM t WHERE x=1")
+    with closing(Primary(primary)) as source:
+        pull_file(source, replica)
+    dump, before = shell(primary, ".dump"), epoch(primary)
+    remove_database(primary)
+    shell(primary, dump)  # which gives the rows other rowids, and nothing else identifies them
+    shell(primary, "DELETE FROM t WHERE x=3")
+    with closing(Primary(primary)) as source:
+        pull_file(source, replica)
+    assert epoch(primary) != before
+    assert contents(replica) == contents(primary)
+
+
 def test_a_column_is_dropped_by_the_command_and_its_history_stays(primary: Path, replica: Path) -> None:
     shell(primary, "UPDATE pens SET capacity=11 WHERE id=1")
     seen(primary, lambda db: run_ddl(db, "ALTER TABLE pens DROP COLUMN capacity"))
@@ -137,6 +154,56 @@ def test_the_command_refuses_what_changes_no_schema_and_undoes_it(primary: Path)
     assert contents(primary) == before
     shell(primary, "INSERT INTO pens VALUES(5,'E',1)")
     assert shell(primary, "SELECT op FROM changelog ORDER BY seq DESC LIMIT 1") == "I\n"  # the triggers are there
+
+
+def test_a_table_named_like_the_shadow_of_a_virtual_one_is_followed_like_any_other(tmp_path: Path) -> None:
+    old = "CREATE VIRTUAL TABLE docs USING fts5(body); CREATE TABLE docs_old(id INTEGER PRIMARY KEY, x); INSERT INTO docs_old VALUES(1,1)"
+    primary, replica = make_primary(tmp_path / "p.db", old), tmp_path / "r.db"
+    with closing(Primary(primary)) as source:
+        pull_file(source, replica)
+        shell(primary, "CREATE TABLE docs_new(id INTEGER PRIMARY KEY, x); INSERT INTO docs_new VALUES(1,2); UPDATE docs_old SET x=3")
+        assert pull_file(source, replica).reason == ""
+        shell(primary, "DELETE FROM docs_new; DELETE FROM docs_old")
+        assert pull_file(source, replica).reason == ""
+    assert contents(replica) == contents(primary)
+    with closing(connect(replica, readonly=True)) as db, db:
+        past = Past(db, one(db, "SELECT seq FROM changelog WHERE tbl='docs_new' AND op='I'"))
+        assert [list(past.rows_of(past.table(name))) for name in ("docs_new", "docs_old")] == [[{"id": 1, "x": 2}], [{"id": 1, "x": 3}]]
+
+
+def test_the_command_runs_beside_virtual_tables(tmp_path: Path) -> None:
+    primary = make_primary(
+        tmp_path / "p.db", SCHEMA + "; CREATE VIRTUAL TABLE words USING fts5(body); CREATE VIRTUAL TABLE o USING fts5(x)"
+    )
+    replica = make_replica(primary, tmp_path / "r.db")
+    with closing(connect(primary)) as db:
+        assert run_ddl(db, "ALTER TABLE pens DROP COLUMN capacity") is None
+        assert run_ddl(db, "CREATE TABLE words_of(a INTEGER PRIMARY KEY)") is None
+    follow(primary, replica)
+    assert contents(replica) == contents(primary)
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "DROP TABLE changelog",
+        "DROP TABLE changelog_meta",
+        "DROP VIEW changelog_audit",
+        "ALTER TABLE changelog ADD COLUMN mine",
+        "ALTER TABLE changelog RENAME TO mine",
+        "ALTER TABLE tags RENAME TO changelog_position",
+        "CREATE TABLE changelog_position(a)",
+        "CREATE VIEW changelog_of_nothing AS SELECT 1",
+        "CREATE INDEX changelog_local_mine ON pens(pen)",
+        "CREATE TRIGGER _changelog_mine AFTER INSERT ON pens BEGIN SELECT 1; END",
+    ],
+)
+def test_the_command_changes_nothing_of_the_changelog_itself(primary: Path, ddl: str) -> None:
+    with closing(connect(primary)) as db:
+        before = rows(db, "SELECT * FROM sqlite_schema"), rows(db, "SELECT * FROM changelog_meta")
+        with pytest.raises(BadRequest, match="changelog's own"):
+            run_ddl(db, ddl)
+        assert (rows(db, "SELECT * FROM sqlite_schema"), rows(db, "SELECT * FROM changelog_meta")) == before
 
 
 def test_a_mask_goes_with_its_column(primary: Path, replica: Path) -> None:

@@ -20,7 +20,7 @@ import apsw
 
 from changelog.asof.histories import History, Identity, Known, LogRows, Progress, exact
 from changelog.asof.lineage import Lineage, Names, Objects
-from changelog.connection import connect, one
+from changelog.connection import connect, one, rows
 from changelog.definitions import make
 from changelog.errors import BadRequest, CannotRebuild, NotFound
 from changelog.gaps import check_unbroken, unbroken_after
@@ -41,7 +41,7 @@ class Past:
         self._head = head(db)
         self._check_range()
         self._lineage = Lineage(db)
-        self.objects, self.virtual = _without_virtual(self._lineage.schema_at(seq))
+        self.objects, self.virtual = _without_virtual(db, self._lineage.schema_at(seq))
         self.names: Names = self._lineage.at(seq)
         self._rebirth = one(db, "SELECT min(seq) FROM changelog WHERE op='B' AND seq>?", (seq,))
         birth, self._begin = one(db, "SELECT max(seq) FROM changelog WHERE op='B' AND seq<=?", (seq,)) or 0, unbroken_after(db, seq)
@@ -177,6 +177,8 @@ class Past:
         for seq in seqs:
             by_name = {name.lower(): number for name, number in self._lineage.at(seq).tables.items()}
             found |= {by_name.get(table.lower(), -1) for kind, _, table, _ in self._lineage.schema_at(seq) if kind == "trigger"}
+        found |= {self.names.table(t.name) for t in self.tables.values() if t.actions}
+        found |= {number for number, t in self._present.items() if t.actions}
         return found
 
     def _dropped(self, table: Table, number: int) -> list[str]:
@@ -259,10 +261,12 @@ def _exists(found: Iterable[Known | None]) -> bool:
     return next((known.values is not None for known in found if known), False)
 
 
-def _without_virtual(objects: Objects) -> tuple[Objects, list[str]]:
+def _without_virtual(db: apsw.Connection, objects: Objects) -> tuple[Objects, list[str]]:
     """A schema without its virtual tables and what belongs to them, and their names."""
     virtual = [name for kind, name, _, sql in objects if kind == "table" and re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE)]
-    gone = {name for kind, name, _, _ in objects if kind == "table" and (name in virtual or any(name.startswith(f"{v}_") for v in virtual))}
+    named_like_theirs = {name for kind, name, _, _ in objects if kind == "table" and any(name.startswith(f"{v}_") for v in virtual)}
+    captured = {name for (name,) in rows(db, "SELECT DISTINCT tbl FROM changelog_cols")} if named_like_theirs else set[str]()
+    gone = {*virtual, *(named_like_theirs - captured)}
     return [o for o in objects if o[2] not in gone and o[1] not in gone], virtual
 
 
