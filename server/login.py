@@ -286,4 +286,6 @@ def _find(db: apsw.Connection, column: str, value: Any) -> User | None:
     if not found:
         return None
     row = found[0]
-    return User(row.id, str(row.username), str(row.role), str(row.password_hash), bool(getattr(row, "is_active", True)))
+    active = getattr(row, "is_active", 1)
+    opens = isinstance(active, int | float) and active != 0  # a word, which a shell can write there, is none that SQLite takes for true
+    return User(row.id, str(row.username), str(row.role), str(row.password_hash), opens)

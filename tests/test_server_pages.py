@@ -45,9 +45,13 @@ def test_an_unusable_hash_opens_nothing(office: Office, unusable: str) -> None:
         assert sign_in(office.client(None), "user", password).status_code == 401
 
 
-def test_an_inactive_user_cannot_sign_in(office: Office) -> None:
-    office.write("UPDATE users SET is_active=0 WHERE username='user'")
+@pytest.mark.parametrize("inactive", ["0", "0.0", "'no'", "'false'", "''", "x'01'"])
+def test_an_inactive_user_cannot_sign_in(office: Office, inactive: str) -> None:
+    """A word is no yes: who types `is_active='false'` into a shell means it."""
+    office.write(f"UPDATE users SET is_active={inactive} WHERE username='user'")
     assert sign_in(office.client(None), "user", PASSWORD).status_code == 401
+    users = office.client().get("/office/users").text
+    assert re.search(r"user</a></th>.*?May sign in\">no<", users, re.DOTALL)
 
 
 @pytest.mark.parametrize(

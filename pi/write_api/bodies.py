@@ -59,15 +59,15 @@ def read_body(*names: str) -> Body:
     return body
 
 
-def read_change(checks: Mapping[str, Check]) -> tuple[Body, Body | None]:
-    """The checked values of a request that changes a row, and what the caller saw of it. Raises BadRequest."""
+def read_change(checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> tuple[Body, Body | None]:
+    """The checked values of a request that changes a row, and what the caller saw of it. Raises BadRequest, as `checked` does."""
     body = read_body(*checks, EXPECTED)
     expected = body.pop(EXPECTED, None)
     if expected is not None and not isinstance(expected, dict):
         raise BadRequest("expected must be an object with the values that were seen")
     if not body:
         raise BadRequest(f"nothing is to be changed; the object takes {', '.join(checks)}")
-    return checked(body, checks), expected
+    return checked(body, checks, required), expected
 
 
 def checked(body: Body, checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> Body:
