@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -26,10 +26,10 @@ def columns_of(db: apsw.Connection) -> Columns:
     return columns
 
 
-def as_change(row: Sequence[Any], columns: Columns, *, masked: bool) -> dict[str, Any]:
+def as_change(row: Sequence[Any], columns: Columns, *, masked: bool, shown_as: Callable[[Any], Any] = for_json) -> dict[str, Any]:
     """{seq, at, actor, table, op, key, old, new}; `old` holds the key and what changed, `new` the whole row.
 
-    `masked` hides the values of masked columns.
+    `masked` hides the values of masked columns; `shown_as` makes of each value what stands here, by default what JSON can hold.
     """
     facts = dict(zip(FACTS, row, strict=False))
     names = columns.get((facts["tbl"], facts["gen"]), [])
@@ -39,15 +39,15 @@ def as_change(row: Sequence[Any], columns: Columns, *, masked: bool) -> dict[str
         old = [before if changed == "1" else after for before, after, changed in zip(old, new, facts["chg"], strict=False)]
 
     def side(taken: Iterable[int], given: Any) -> dict[str, Any]:
-        return {names[i][0]: MASK if masked and names[i][2] and given[i] is not None else for_json(given[i]) for i in taken}
+        return {names[i][0]: MASK if masked and names[i][2] and given[i] is not None else shown_as(given[i]) for i in taken}
 
     return {
         "seq": facts["seq"],
-        "at": for_json(facts["at"]),
-        "actor": for_json(facts["actor"]),  # whatever a shell wrote there
+        "at": shown_as(facts["at"]),
+        "actor": shown_as(facts["actor"]),  # whatever a shell wrote there
         "table": facts["tbl"],
         "op": op,
-        "key": for_json(facts["key"]),
+        "key": shown_as(facts["key"]),
         "old": side(shown, old) if old else {},
         "new": side(range(width), new) if new else {},
     }

@@ -26,7 +26,15 @@ from server.paging import Part, all_of, decoded
 PIECE = 64 * 1024  # bytes that are read and sent at once
 AT_ONCE = threading.Semaphore(2)  # files that are written at the same time: each keeps a core busy
 WAIT = 5.0  # s
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet calculate a text
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    *"\uff1d\uff0b\uff0d\uff20",
+)  # what makes a spreadsheet calculate a text; the last are as wide as a kanji
 
 Names = Sequence[str]
 Rows = Iterable[Sequence[Any]]
@@ -87,7 +95,7 @@ def cell(found: Any) -> Any:
 
 
 def _write(file: BinaryIO, lines: Rows) -> None:
-    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=False)
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="", write_through=False)  # without the mark Excel takes it for another encoding
     writer = csv.writer(text)
     writer.writerows([cell(found) for found in row] for row in lines)
     text.flush()

@@ -7,9 +7,9 @@ the column that names the animal (see `server/indexes.py`, which has that column
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -93,12 +93,9 @@ def _moves(db: apsw.Connection, animal: int, column: str) -> list[tuple[Any, ...
     """(at, op, old, new) of each change that wrote this column of the animal, oldest first."""
     found: list[tuple[Any, ...]] = []
     for gen, pos in rows(db, "SELECT gen, pos FROM changelog_cols WHERE tbl='cattle' AND col=?", (column,)):
-        found += rows(
-            db,
-            f"""SELECT seq, at, op, o{pos}, n{pos} FROM changelog
-                WHERE tbl='cattle' AND key=? AND gen=? AND (op<>'U' OR substr(chg, {pos + 1}, 1)='1') ORDER BY seq""",
-            (animal, gen),
-        )
+        sql = f"""SELECT seq, at, op, o{pos} AS old, n{pos} AS new FROM changelog
+                  WHERE tbl='cattle' AND key=? AND gen=? AND (op<>'U' OR substr(chg, {pos + 1}, 1)='1') ORDER BY seq"""
+        found += [(move.seq, move.at, move.op, move.old, move.new) for move in rows_of(db, sql, (animal, gen))]
     return [tuple(rest) for _, *rest in sorted(found, key=lambda move: move[0])]
 
 
@@ -113,15 +110,22 @@ def _changes_of(db: apsw.Connection, animal: int) -> tuple[str, list[Any]]:
     return " UNION ".join(terms), bindings
 
 
-def names_of(db: apsw.Connection, table: str, column: str, ids: Sequence[Any]) -> dict[Any, Any]:
+class Named(NamedTuple):
+    """What a row is called, and whether it is there."""
+
+    name: Any
+    here: bool
+
+
+def names_of(db: apsw.Connection, table: str, column: str, ids: Iterable[Any]) -> dict[Any, Named]:
     """What rows of a table are called, by id: by their `column` now, or as the log last knew the ones that are gone."""
     wanted = {number for number in ids if isinstance(number, int)}
     sql = f"SELECT id, {column} AS name FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
-    names = {row.id: row.name for row in rows_of(db, sql, (json.dumps(sorted(wanted)),))} if wanted else {}
+    names = {row.id: Named(row.name, True) for row in rows_of(db, sql, (json.dumps(sorted(wanted)),))} if wanted else {}
     for gone in wanted - names.keys():
         sql = "SELECT max(seq) FROM changelog WHERE tbl=? AND key=? AND op='D'"
         seq = one(db, sql, (table, gone))
         found = rows_of(db, "SELECT old FROM changelog_audit WHERE seq=? AND col=?", (seq, column)) if seq else []
         if found:
-            names[gone] = found[0].old
+            names[gone] = Named(found[0].old, False)
     return names

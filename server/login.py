@@ -257,8 +257,10 @@ def is_allowed(user: User | None, name: str, password: str) -> bool:
 
 
 def own_path(target: str) -> str:
-    """`target` when it is a path of the office, else its first page: a login must not lead to another host."""
-    return target if target.startswith("/office/") and "\\" not in target else url_for("pages.dashboard")
+    """`target` when it is a path of the office, else its first page: a login must not lead to another host, or fail over a line's end."""
+    path = target.partition("?")[0].split("/")
+    own = path[:2] == ["", "office"] and len(path) > 2 and not {".", ".."} & set(path) and "\\" not in target and target.isprintable()
+    return target if own else url_for("pages.dashboard")
 
 
 def is_password(user: User | None, password: str) -> bool:
@@ -286,4 +288,6 @@ def _find(db: apsw.Connection, column: str, value: Any) -> User | None:
     if not found:
         return None
     row = found[0]
-    return User(row.id, str(row.username), str(row.role), str(row.password_hash), bool(getattr(row, "is_active", True)))
+    active = getattr(row, "is_active", 1)
+    opens = isinstance(active, int | float) and active != 0  # a word, which a shell can write there, is none that SQLite takes for true
+    return User(row.id, str(row.username), str(row.role), str(row.password_hash), opens)

@@ -13,6 +13,8 @@ STEPS = 4  # about so many lines across
 STEP_SIZES = (1, 2, 5, 10)
 DATES = 4  # labels along the time
 
+HEAVIEST = 1e300  # kg, to either side of nothing: what is worked out of greater numbers may be no number
+
 Weighing = tuple[datetime, float]  # UTC, kg
 
 
@@ -49,7 +51,7 @@ class Plot:
 
 def weighing(recorded_at: object, weight: object) -> Weighing | None:
     """What a row says, or None where its values are no time and no weight."""
-    if not isinstance(weight, (int, float)) or not math.isfinite(weight):
+    if not isinstance(weight, (int, float)) or not abs(weight) <= HEAVIEST:
         return None
     try:
         at = datetime.fromisoformat(str(recorded_at))

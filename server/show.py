@@ -47,7 +47,7 @@ def install_filters(app: Flask) -> None:
     """The filters and functions that the templates use."""
     filters = app.jinja_env.filters
     filters.update(moment=moment, count=count, size=size, span=span, since=since, measure=measure, gain=gain, value=value, words=words)
-    filters.update(native=native, typed=typed, columns=columns)
+    filters.update(native=native, typed=typed, columns=columns, called=called)
     app.jinja_env.globals.update(asset=asset, address=address, state_word=state_word, replication_note=replication_note)
 
 
@@ -66,9 +66,9 @@ def moment(text: Any, kind: Literal["minute", "second", "age"] = "minute") -> st
         return NOTHING
     try:
         at = datetime.fromisoformat(str(text))
-    except ValueError:
-        return str(text)
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: in UTC it is before the year 1, or after 9999
+        return str(text_of(text))
     iso = at.isoformat()[:19]  # several times quicker than strftime, and a page has fifty of them
     exact = f"{iso[:10]} {iso[11:]} UTC"
     shown = exact if kind == "second" else f"{exact[:16]} UTC"
@@ -90,6 +90,11 @@ def measure(found: Any, unit: str) -> str:
 def gain(found: float | None) -> str:
     """A gain of weight in kg a day."""
     return NOTHING if found is None else f"{found:+.2f}\u00a0kg"
+
+
+def called(name: Any, row_id: Any) -> Any:
+    """The name of a row, for a link to it; of one whose name has nothing to be seen, its id."""
+    return name if name and not (type(name) is str and name.isspace()) else f"#{row_id}"
 
 
 def text_of(found: Any) -> Any:

@@ -14,14 +14,14 @@ from changelog.audit import UNKNOWN
 from changelog.reader import log_rows
 from changelog.render import as_change, columns_of
 from server.history import names_of
-from server.show import NEVER_SHOWN, OWN_COLUMNS, measure, value
+from server.show import NEVER_SHOWN, OWN_COLUMNS, called, measure, value
 
 READ_FOR_ONE = 4  # log rows that are looked at for each sentence: some say nothing, or what another one says
 NEARBY = 4  # log rows between two that were written together
 RADIO = {"hxb": "from the barn radio", "hxe": "from the export radio"}
 DONE = {"I": "added", "U": "changed", "D": "removed"}
 
-Change = dict[str, Any]  # as `changelog.render.as_change` has it
+Change = dict[str, Any]  # as `changelog.render.as_change` has it, with the values of the database
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,12 @@ def latest_stories(db: apsw.Connection, limit: int) -> list[Story]:
     """The newest sentences, the newest first."""
     columns = columns_of(db)
     found = log_rows(db, "WHERE seq>(SELECT max(seq) FROM changelog)-? ORDER BY seq DESC", (limit * READ_FOR_ONE,))
-    return tell(db, [as_change(row, columns, masked=True) for row in found])[:limit]
+    return tell(db, [as_change(row, columns, masked=True, shown_as=as_it_is) for row in found])[:limit]
+
+
+def as_it_is(found: Any) -> Any:
+    """A value as the database has it, and not as JSON would: an id may be too large for that, and a blob stand in its place."""
+    return found
 
 
 def tell(db: apsw.Connection, changes: Sequence[Change]) -> list[Story]:
@@ -67,21 +72,23 @@ class _Names:
     def __init__(self, db: apsw.Connection, changes: Iterable[Change]) -> None:
         ids: dict[str, set[Any]] = {"cattle": set(), "batches": set(), "pens": set()}
         for change in changes:
+            ids.get(change["table"], set()).add(change["key"])
             for side in (change["old"], change["new"]):
                 ids["pens"].add(side.get("pen_id"))
                 ids["batches"].add(side.get("batch_id"))
                 if change["table"] in ("weight_records", "pair_history"):
                     ids["cattle"].add(side.get("cattle_id"))
         self._names = {
-            table: names_of(db, table, column, [number for number in ids[table] if number is not None])
+            table: names_of(db, table, column, ids[table])
             for table, column in (("cattle", "cattle_id"), ("batches", "batch_number"), ("pens", "pen_number"))
         }
         self._at = {"cattle": url_for("pages.cattle"), "batches": url_for("pages.batches"), "pens": url_for("pages.pens")}
 
     def link(self, table: str, number: Any, name: Any = None) -> Markup:
-        """A row by its name, which leads to its page."""
-        shown = value(self._names[table].get(number, f"#{number}") if name is None else name)
-        if not isinstance(number, int):
+        """A row by its name, which leads to its page, where there is one: animals that are gone still have theirs."""
+        known = self._names[table].get(number)
+        shown = value(called(known.name if known and name is None else name, value(number)))
+        if known is None or not (known.here or table == "cattle"):
             return Markup("{}").format(shown)
         return Markup('<a href="{}/{}">{}</a>').format(self._at[table], number, shown)
 

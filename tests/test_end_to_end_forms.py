@@ -41,6 +41,12 @@ def test_a_new_pen_is_on_the_page_to_which_the_form_leads(desk: Desk) -> None:
         ("/office/cattle/2/edit", {"sex": "Steer", "status": "sold"}, "SELECT sex, status FROM cattle WHERE id=2", "Steer|sold"),
         ("/office/cattle/2/notes", {"notes": " a\n\nb "}, "SELECT notes FROM cattle WHERE id=2", "a\n\nb"),
         ("/office/batches/1/notes", {"notes": "<b>&é"}, "SELECT notes FROM batches WHERE id=1", "<b>&é"),
+        (
+            "/office/cattle/8/notes",
+            {"notes": "12\u00a0kg \U0001f469\u200d\U0001f33e"},
+            "SELECT notes FROM cattle WHERE id=8",
+            "12\u00a0kg \U0001f469\u200d\U0001f33e",
+        ),
         ("/office/cattle/3/move", {"pen_id": "1"}, "SELECT pen_id FROM cattle WHERE id=3", "1"),
         ("/office/cattle/3/move", {"pen_id": ""}, "SELECT pen_id FROM cattle WHERE id=3", ""),
         ("/office/cattle/4/tags", {"uhf_tag": "NEW4"}, "SELECT lf_tag, uhf_tag FROM cattle WHERE id=4", "BATCH001LF4|NEW4"),
@@ -88,6 +94,7 @@ def test_a_form_shows_what_is_there_and_unchanged_it_writes_nothing(desk: Desk) 
         ("/office/cattle/7/edit", {"status": ""}, "status", "is needed"),
         ("/office/cattle/7/edit", {"sex": "x" * 21}, "sex", "may have 20 characters"),
         ("/office/cattle/7/notes", {"notes": "a\x07b"}, "notes", "cannot be seen"),
+        ("/office/pens/new", {"pen_number": "Q\u00a07", "capacity": "3"}, "pen_number", "cannot be seen"),
     ],
 )
 def test_what_is_wrong_is_said_at_its_field_and_all_that_was_typed_is_still_there(desk: Desk, path, typed, field, said) -> None:

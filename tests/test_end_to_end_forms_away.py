@@ -193,27 +193,27 @@ def test_a_password_that_is_unchanged_on_the_pi_only_is_not_overwritten(farm: Fa
 def test_an_admin_makes_a_user_who_signs_in_and_is_ended_again(farm: Farm) -> None:
     farm.start()
     boss = Desk(farm)
-    assert boss.form("/office/users/new").send(username="ann", role="user", new="short", again="short").status_code == 400
-    answer = boss.form("/office/users/new").send(username="ann", role="user", new=OTHER_PASSWORD, again=OTHER_PASSWORD)
+    assert boss.form("/office/users/new").send(username="ann/o", role="user", new="short", again="short").status_code == 400
+    answer = boss.form("/office/users/new").send(username="ann/o", role="user", new=OTHER_PASSWORD, again=OTHER_PASSWORD)
     assert answer.status_code == 303
-    assert "User ann was made." in flashed(boss, "/office/users")
-    ann = Desk(farm, "ann", OTHER_PASSWORD)
+    assert "User ann/o was made." in flashed(boss, "/office/users")
+    ann = Desk(farm, "ann/o", OTHER_PASSWORD)
     for path in ("/office/users", "/office/users/new", "/office/users/1/edit"):
         assert ann.get(path).status_code == 403
     assert "/office/users" not in ann.get("/office/pens").text
-    number = int(farm.pi.sql("SELECT id FROM users WHERE username='ann'"))
+    number = int(farm.pi.sql("SELECT id FROM users WHERE username='ann/o'"))
     assert f'href="/office/users/{number}/password"' in boss.get("/office/users").text
     assert ann.get("/office/users/1/password").status_code == 403
     assert boss.get("/office/users/1/password").status_code == 403, "one's own is changed with the old one"
     assert boss.form(f"/office/users/{number}/password").send(new=OTHER_PASSWORD, again=PASSWORD).status_code == 400
     forgotten = boss.form(f"/office/users/{number}/password")
     assert forgotten.send(new="another of theirs", again="another of theirs").status_code == 303
-    assert "ann has a new password" in flashed(boss, "/office/users")
+    assert "ann/o has a new password" in flashed(boss, "/office/users")
     assert ann.get("/office/pens").status_code == 302, "the session of before has ended"
-    ann = Desk(farm, "ann", "another of theirs")
+    ann = Desk(farm, "ann/o", "another of theirs")
     assert boss.form(f"/office/users/{number}/edit").send(is_active="0").status_code == 303
     assert ann.get("/office/pens").status_code == 302
-    assert re.search(r"ann</a></th>.*?May sign in\">no<", boss.get("/office/users").text, re.DOTALL)
+    assert re.search(r"ann/o</a></th>.*?May sign in\">no<", boss.get("/office/users").text, re.DOTALL)
     answer = boss.form("/office/users/1/edit").send(role="user")
     assert answer.status_code == 409
     assert "last active admin" in wrong(answer.text)

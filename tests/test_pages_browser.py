@@ -140,6 +140,45 @@ def test_pages_fit_a_phone(signed_in: Page, path: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+LONG_PARTS = ("B" * 80, "L" * 80, "U" * 80)  # no payload can name longer ones
+
+
+@pytest.fixture
+def long_names(replica: Path) -> Iterator[int]:
+    """The id of an animal of which the radio sent all that a payload can hold, without a place to break it."""
+    batch, lf, uhf = LONG_PARTS
+    db = connect(replica)
+    with db:
+        db.execute("INSERT INTO batches(id, batch_number, induction_date) VALUES(9000, ?, '2099-01-01')", (batch,))
+        db.execute("INSERT INTO pens(id, pen_number, capacity, description) VALUES(9000, ?, 3, ?)", ("P" * 50, "d" * 300))
+        animal = "INSERT INTO cattle(id, batch_id, cattle_id, lf_tag, uhf_tag, pen_id, status) VALUES(9000, 9000, ?, ?, ?, 9000, ?)"
+        db.execute(animal, (f"{batch}-{lf}", lf, uhf, "s" * 20))
+        payload = "INSERT INTO lora_payload_buffer(id, raw_payload, batch_number, lf_tag, uhf_tag, batch_id) VALUES(9000, ?, ?, ?, ?, 9000)"
+        db.execute(payload, (f"hxb:{batch}:{lf}:{uhf}", batch, lf, uhf))
+        db.execute("INSERT INTO pair_history(id, cattle_id, lf_tag, uhf_tag) VALUES(9000, 9000, ?, ?)", (lf, uhf))
+    move_position(db)
+    yield 9000
+    with db:
+        for table in ("pair_history", "lora_payload_buffer", "cattle", "pens", "batches"):
+            db.execute(f"DELETE FROM {table} WHERE id=9000")
+    move_position(db)
+    db.close()
+
+
+def test_names_as_long_as_a_payload_fit_and_those_of_usual_length_stay_on_a_line(signed_in: Page, long_names: int) -> None:
+    page = signed_in
+    paths = ("", "cattle", "batches", "pens", "payloads", "changes", f"cattle/{long_names}", f"batches/{long_names}", f"pens/{long_names}")
+    for size in (DESK, PHONE):
+        page.set_viewport_size(size)
+        for path in paths:
+            page.goto(f"/office/{path}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], f"{path} {size}"
+    page.set_viewport_size(DESK)
+    page.goto("/office/cattle")
+    height = page.locator(f"main table a:text-is('{'BATCH00120-LF000359'}')").evaluate("link => link.getBoundingClientRect().height")
+    assert height < 30
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["", "cattle", "cattle/5", "batches", "pens", "pens/1"])
 def test_headings_stand_in_order_and_every_field_has_a_name(signed_in: Page, path: str, scheme: Literal["light", "dark"]) -> None:

@@ -153,7 +153,7 @@ def test_no_key_opens_the_rest_and_each_role_only_its_own(pi, keys):
         ("GET", "/api/sync/digest"): {"replica", "office"},
         ("GET", "/api/key"): set(ROLES),
     }
-    allowed |= {("POST", "/api/users"): {"office"}, ("PATCH", "/api/users/1"): {"office"}}
+    allowed |= {("POST", "/api/users"): {"office"}, ("PATCH", "/api/users/1"): {"office"}, ("POST", "/api/users/password"): {"office"}}
     writes = ("pens", "batches", "cattle", "cattle/1/weights", "cattle/1/move", "cattle/1/tags")
     allowed |= {("POST", f"/api/{path}"): {"writer", "office"} for path in writes}
     rows_of = ("pens", "batches", "cattle")

@@ -369,6 +369,9 @@ def test_the_last_active_admin_stays(tmp_path):
         assert (refused.returncode, "last active admin" in refused.stderr) == (1, True), verb
     assert cli(tmp_path, "user", "remove", "bob", "--yes").returncode == 0, "who is inactive is not the last one"
     assert rows(path, "SELECT username, role, is_active FROM users") == [("ann", "admin", 1)]
+    cli(tmp_path, "user", "add", "bob", "--role", "admin", "--password-stdin", text="correct horse\n")
+    shell(path, "UPDATE users SET is_active='false' WHERE username='ann'")
+    assert cli(tmp_path, "user", "deactivate", "bob").returncode == 1, "a word is no yes: ann may not sign in"
 
 
 def test_an_office_may_what_a_replica_and_a_writer_may_and_no_more(client, keys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import pytest
 from farm_processes import USER, Farm
@@ -23,7 +24,7 @@ def ask(pi):
     """(status, JSON) of a write by somebody at the office, or with another key."""
 
     def ask(method, path, body, actor=USER, key=None):
-        headers = {"X-Actor": actor} if key is None else {}
+        headers = {"X-Actor": quote(actor, safe="")} if key is None else {}
         answer = pi.ask(method, f"/api/users{path}", key or pi.api_key, json=body, headers=headers)
         return answer.status_code, answer.json()
 
@@ -104,3 +105,18 @@ def test_only_an_admin_of_the_pi_may_and_the_last_one_stays(pi, ask):
     pi.pi.command("user", "role", "maria", "admin")
     assert ask("PATCH", f"/{boss}", {"role": "user"}, actor="maria")[0] == 200
     assert ask("POST", "", new)[0] == 403, "who is no admin any more"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "/", "777", "o'hara?#%2F", "password"])
+def test_a_password_is_changed_whatever_the_user_is_called(pi, ask, name):
+    assert ask("POST", "", {"username": name, "password_hash": HASH, "role": "user"})[0] == 201
+    other = HASH.replace("$", "$x", 1)
+    assert ask("POST", "/password", {"username": name, "password_hash": other}, actor="somebody")[0] == 403
+    status, answer = ask("POST", "/password", {"username": name, "password_hash": other})
+    assert (status, answer["user"]["username"]) == (200, name)
+    own = {"username": name, "password_hash": HASH, "expected": {"password_hash": other}}
+    assert ask("POST", "/password", own, actor=name)[0] == 200
+    assert ask("POST", "/password", own, actor=name)[0] == 409
+    for wrong in ({}, {"username": 7}, {"username": ""}, {"username": None}):
+        assert ask("POST", "/password", {"password_hash": HASH} | wrong)[0] == 400
+    assert ask("POST", "/password", {"username": name})[0] == 400

@@ -14,6 +14,14 @@ from changelog.errors import Unavailable
 from changelog.position import Position
 from pi import repeats
 
+WRITTEN = (  # with spaces that do not break, joined signs, and marks that turn the way of writing
+    "12\u00a0kg, 3\u202fm",
+    "\U0001f469\u200d\U0001f33e",
+    "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "\u200f\u05e4\u05e8\u05d4\u200e A7",
+    "e\u0301 and\ttwo\nlines",
+)
+
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory, seed):
@@ -96,11 +104,21 @@ def test_a_batch_is_made_changed_and_deleted_and_each_reply_names_its_position(f
         ("cattle", {"batch_id": 1, "cattle_id": "x", "lf_tag": "ä"}, "lf_tag"),
         ("cattle", {"batch_id": 1, "cattle_id": "x", "weight": 3}, None),
         ("pens", {"pen_number": "x", "capacity": 1.5}, "capacity"),
+        ("pens", {"pen_number": "x\u00a0y", "capacity": 1}, "pen_number"),
+        ("pens", {"pen_number": "x", "capacity": 1, "description": "a\x1bb"}, "description"),
+        ("cattle/{animal}/weights", {"weight": 300, "recorded_at": "2024-02-31T10:00:00"}, "recorded_at"),
+        ("cattle/{animal}/weights", {"weight": 300, "recorded_at": "0000-01-01T10:00:00Z"}, "recorded_at"),
     ],
 )
-def test_what_cannot_be_stored_is_a_400_that_names_the_field(ask, path, body, field):
-    status, answer = ask("POST", path, body)
+def test_what_cannot_be_stored_is_a_400_that_names_the_field(ask, animal, path, body, field):
+    status, answer = ask("POST", path.format(animal=animal), body)
     assert (status, answer.get("field")) == (400, field), answer
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_notes_may_be_in_any_language(ask, animal, written):
+    assert ask("PATCH", f"cattle/{animal}", {"notes": written})[1]["animal"]["notes"] == written
+    assert ask("PATCH", "batches/1", {"notes": written})[1]["batch"]["notes"] == written
 
 
 def test_an_animal_is_made_changed_and_deleted(farm, ask, animal):

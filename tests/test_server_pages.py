@@ -25,7 +25,17 @@ def test_pages_lead_to_the_login_and_back(office: Office) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["https://evil.example/", "//evil.example", "/\\evil.example", "/office/\\evil", "javascript:alert(1)", ""]
+    "target",
+    [
+        "https://evil.example/",
+        "//evil.example",
+        "/\\evil.example",
+        "/office/\\evil",
+        "javascript:alert(1)",
+        "",
+        "/office/%0d%0aX:y",
+        "/office/../metrics",
+    ],
 )
 def test_a_login_never_leads_to_another_host(office: Office, target: str) -> None:
     assert sign_in(office.client(None), "admin", PASSWORD, f"?next={target}").location == "/office/"
@@ -45,9 +55,13 @@ def test_an_unusable_hash_opens_nothing(office: Office, unusable: str) -> None:
         assert sign_in(office.client(None), "user", password).status_code == 401
 
 
-def test_an_inactive_user_cannot_sign_in(office: Office) -> None:
-    office.write("UPDATE users SET is_active=0 WHERE username='user'")
+@pytest.mark.parametrize("inactive", ["0", "0.0", "'no'", "'false'", "''", "x'01'"])
+def test_an_inactive_user_cannot_sign_in(office: Office, inactive: str) -> None:
+    """A word is no yes: who types `is_active='false'` into a shell means it."""
+    office.write(f"UPDATE users SET is_active={inactive} WHERE username='user'")
     assert sign_in(office.client(None), "user", PASSWORD).status_code == 401
+    users = office.client().get("/office/users").text
+    assert re.search(r"user</a></th>.*?May sign in\">no<", users, re.DOTALL)
 
 
 @pytest.mark.parametrize(

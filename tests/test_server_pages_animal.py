@@ -134,10 +134,10 @@ def test_pens_and_batches_stand_with_their_times(tmp_path: Path) -> None:
     office.write("DELETE FROM pens WHERE id=2")
     text = office.client().get("/office/cattle/7").text
     part = text[text.index('id="stays"') : text.index('id="payloads"')]
-    stays = re.findall(r'row">(\w+) <a [^>]*href="([^"]+)">([^<]+)<', part)
+    stays = re.findall(r'row">(\w+) (?:<a [^>]*href="([^"]+)">)?([^<]+)<', part)
     assert stays == [
         ("Batch", "/office/batches/3", "BATCH00003"),
-        ("Pen", "/office/pens/2", "P2"),
+        ("Pen", "", "P2"),  # it is gone, and has no page
         ("Batch", "/office/batches/2", "BATCH00002"),
     ]
     assert part.count("today") == 1
@@ -175,7 +175,15 @@ def test_weights_are_a_drawing_and_the_same_numbers_a_table(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "weights", [[(1, 250.0), (2, 250.0)], [(1, 0.0), (1, 0.0)], [(1, -5.0), (9, 1e300)], [(1, 0.1), (400, 0.2)], [(1, 1e-300), (2, 0.0)]]
+    "weights",
+    [
+        [(1, 250.0), (2, 250.0)],
+        [(1, 0.0), (1, 0.0)],
+        [(1, -5.0), (9, 1e300)],
+        [(1, 0.1), (400, 0.2)],
+        [(1, 1e-300), (2, 0.0)],
+        [(1, -1e300), (2, 1e300)],
+    ],
 )
 def test_every_point_of_a_drawing_is_inside_it(weights: list[tuple[int, float]]) -> None:
     found = [weighing(datetime.fromordinal(738000 + day).isoformat(), weight) for day, weight in weights]

@@ -42,7 +42,7 @@ def files_without_a_name(folder: Path) -> list[str]:
 
 
 def lines(answer: Any) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8"), newline="")))
+    return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_file_of_the_payloads_is_their_list(large: Office) -> None:
     assert client.get("/office/payloads.csv?status=odd", buffered=True).status_code == 400
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "=cmd|' /C calc'!A0"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "=cmd|' /C calc'!A0", "\uff1d1+1", "\uff20SUM(A1)"])
 def test_no_text_is_a_formula(office: Office, text: str) -> None:
     db = connect(office.path)
     with db:
@@ -105,7 +105,8 @@ def test_the_file_says_what_it_is(office: Office) -> None:
     answer = office.client().get("/office/cattle.csv", buffered=True)
     assert answer.mimetype == "text/csv"
     assert re.fullmatch(r'attachment; filename="cattle-\d{4}-\d\d-\d\d\.csv"', answer.headers["Content-Disposition"])
-    assert answer.data.startswith(b"id,cattle_id,")
+    assert answer.data.startswith(b"\xef\xbb\xbfid,cattle_id,"), "Excel reads the text as UTF-8 where it begins like this only"
+    assert answer.data.count(b"\xef\xbb\xbf") == 1
     assert int(answer.headers["Content-Length"]) == len(answer.data)
     assert b"password" not in answer.data
 
@@ -120,7 +121,7 @@ def test_an_empty_farm_gives_a_file_with_its_heads_only(tmp_path: Path) -> None:
     client = make_office(tmp_path).client()
     for name, first in (("cattle", b"id,cattle_id,"), ("batches", b"id,batch_number,"), ("payloads", b"id,received_at,")):
         data = client.get(f"/office/{name}.csv", buffered=True).data
-        assert data.startswith(first) and data.count(b"\n") == 1, name
+        assert data.decode("utf-8-sig").encode().startswith(first) and data.count(b"\n") == 1, name
 
 
 def test_a_reader_that_stops_holds_no_connection_and_leaves_no_file(large: Office, tmp_path: Path) -> None:

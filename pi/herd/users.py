@@ -64,7 +64,8 @@ def require_admin(db: apsw.Connection, username: str) -> None:
 
 
 def _is_admin(row: Row) -> bool:
-    return row["role"] == "admin" and bool(row["is_active"])
+    active = row["is_active"]  # a word, which a shell can write there, is none that SQLite takes for true
+    return row["role"] == "admin" and isinstance(active, int | float) and active != 0
 
 
 def _keep_an_admin(db: apsw.Connection, row: Row) -> None:

@@ -75,6 +75,7 @@ def paths() -> Schema:
         f"{one_animal}/weights": {"post": _weigh()},
         "/api/users": {"post": _add("add_user", "Make a user", ("user", "User", ""), users.USER, tuple(users.USER), role=OFFICE)},
         "/api/users/{user_id}": {"patch": _change("change_user", "Change a user", ("user", "User", "user_id"), users.USER_CHANGE, OFFICE)},
+        "/api/users/password": {"post": _password_of()},
         "/api/users/{name}/password": {"post": _password()},
     }
 
@@ -146,6 +147,15 @@ def _password() -> Schema:
     summary = "A new password: one's own, or by an admin"
     return operation(
         "set_password", summary, reply, WRITING, tag="herd", security=opened_by(OFFICE), parameters=parameters, body=body
+    )  # fmt: skip
+
+
+def _password_of() -> Schema:
+    body, reply = _change_of(users.PASSWORD_OF), {200: _written("user", "User", "The user has a new password.")}
+    body["required"] = list(users.PASSWORD_OF)
+    summary = "The same for any name: one with a slash in it, or of dots alone, is no part of an address"
+    return operation(
+        "set_password_of", summary, reply, WRITING, tag="herd", security=opened_by(OFFICE), parameters=(IDEMPOTENCY, ACTOR), body=body
     )  # fmt: skip
 
 

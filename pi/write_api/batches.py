@@ -8,14 +8,14 @@ from typing import Any
 from flask import Blueprint
 
 from pi import herd
-from pi.write_api.bodies import LONGEST_NOTES, Check, checked, day, radio_text, read_body, read_change, text
+from pi.write_api.bodies import LONGEST_NOTES, Check, checked, day, prose, radio_text, read_body, read_change, text
 from pi.write_api.routes import Write
 
 CHECKS: dict[str, Check] = {
     "batch_number": radio_text(50, needed=True),
     "induction_date": day,
     "source": text(100),
-    "notes": text(LONGEST_NOTES),
+    "notes": prose(LONGEST_NOTES),
 }
 REQUIRED = ("batch_number",)
 

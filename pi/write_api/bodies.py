@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from flask import g, request
@@ -20,11 +20,13 @@ from changelog.node.access import json_body
 BODY = 131_072  # bytes of a request: the longest notes, and those that were seen
 EXPECTED = "expected"  # the member that holds what the caller saw
 LONGEST_NOTES = 10_000  # characters
+UNSEEN = "has a character in it that cannot be seen"
 
 _TIME = re.compile(r"(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _BLANK = "[ \\t\\n]*"
 _NO_CONTROLS = "[^\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f]*"  # what cannot be printed besides, no pattern says shortly
+_PROSE = re.compile("[^\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]*")  # no halves of a character either
 _PRINTABLE_ASCII = re.compile(r"[!-9;-~](?:[ -9;-~]*[!-9;-~])?", re.ASCII)  # what a payload can name: no colon
 
 Body = dict[str, Any]
@@ -59,15 +61,15 @@ def read_body(*names: str) -> Body:
     return body
 
 
-def read_change(checks: Mapping[str, Check]) -> tuple[Body, Body | None]:
-    """The checked values of a request that changes a row, and what the caller saw of it. Raises BadRequest."""
+def read_change(checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> tuple[Body, Body | None]:
+    """The checked values of a request that changes a row, and what the caller saw of it. Raises BadRequest, as `checked` does."""
     body = read_body(*checks, EXPECTED)
     expected = body.pop(EXPECTED, None)
     if expected is not None and not isinstance(expected, dict):
         raise BadRequest("expected must be an object with the values that were seen")
     if not body:
         raise BadRequest(f"nothing is to be changed; the object takes {', '.join(checks)}")
-    return checked(body, checks), expected
+    return checked(body, checks, required), expected
 
 
 def checked(body: Body, checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> Body:
@@ -86,14 +88,32 @@ def text(longest: int, *, needed: bool = False) -> Check:
     @takes(type="string" if needed else ["string", "null"], maxLength=longest, pattern=allowed)
     def check(body: Body, name: str) -> str | None:
         value = body.get(name)
-        if value is not None and (
-            not isinstance(value, str) or len(value) > longest or not value.replace("\n", " ").replace("\t", " ").isprintable()
-        ):
+        if value is not None and (not isinstance(value, str) or len(value) > longest):
             raise BadRequest(f"{name} must be a text of at most {longest} characters", field=name)
+        if value is not None and not value.replace("\n", " ").replace("\t", " ").isprintable():
+            raise BadRequest(f"{name} {UNSEEN}", field=name)
         value = (value or "").strip() or None
         if needed and not value:
             raise BadRequest(f"{name} must not be empty", field=name)
         return value
+
+    return check
+
+
+def prose(longest: int) -> Check:
+    """What people write about something, in any language: also spaces that do not break, and signs that join others or turn their way.
+
+    No control characters, and None for null and nothing.
+    """
+
+    @takes(type=["string", "null"], maxLength=longest, pattern=f"^{_NO_CONTROLS}$")
+    def check(body: Body, name: str) -> str | None:
+        value = body.get(name)
+        if value is not None and (not isinstance(value, str) or len(value) > longest):
+            raise BadRequest(f"{name} must be a text of at most {longest} characters", field=name)
+        if value is not None and not _PROSE.fullmatch(value):
+            raise BadRequest(f"{name} {UNSEEN}", field=name)
+        return (value or "").strip() or None
 
     return check
 
@@ -161,6 +181,9 @@ def time(body: Body, name: str) -> str | None:
     value = body.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not _TIME.fullmatch(value.removesuffix("Z")):
-        raise BadRequest(f"{name} must be a UTC time such as 2024-01-15T10:30:00", field=name)
-    return value.removesuffix("Z")
+    try:
+        if isinstance(value, str) and _TIME.fullmatch(value.removesuffix("Z")):
+            return datetime.fromisoformat(value.removesuffix("Z")).isoformat()
+    except ValueError:  # no such day
+        pass
+    raise BadRequest(f"{name} must be a UTC time such as 2024-01-15T10:30:00", field=name)

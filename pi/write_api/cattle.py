@@ -14,6 +14,7 @@ from pi.write_api.bodies import (
     Body,
     Check,
     checked,
+    prose,
     radio_text,
     read_body,
     read_change,
@@ -44,7 +45,7 @@ FACTS: dict[str, Check] = {
     "cattle_id": text(100, needed=True),
     "sex": text(20),
     "health_status": text(50),
-    "notes": text(LONGEST_NOTES),
+    "notes": prose(LONGEST_NOTES),
     "status": text(20, needed=True),
 }
 ANIMAL = {**FACTS, **TAGS}

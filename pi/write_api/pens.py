@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint
 
 from pi import herd
-from pi.write_api.bodies import Check, checked, read_body, read_change, text, whole
+from pi.write_api.bodies import Check, checked, prose, read_body, read_change, text, whole
 from pi.write_api.routes import Write
 
 MAX_CAPACITY = 100_000  # animals
@@ -16,7 +16,7 @@ MAX_CAPACITY = 100_000  # animals
 CHECKS: dict[str, Check] = {
     "pen_number": text(50, needed=True),
     "capacity": whole(0, MAX_CAPACITY, "of animals"),
-    "description": text(1_000),
+    "description": prose(1_000),
 }
 REQUIRED = ("pen_number", "capacity")
 

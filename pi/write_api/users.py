@@ -45,9 +45,19 @@ def password_hash(body: Body, name: str) -> str:
     return str(value)
 
 
+@takes(type="string", minLength=1)
+def username(body: Body, name: str) -> str:
+    """The name of a user who is there, whatever it is: a shell can make what no new user may be called. Raises BadRequest."""
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise BadRequest(f"{name} must be the name of a user", field=name)
+    return value
+
+
 USER: dict[str, Check] = {"username": text(LONGEST_NAME, needed=True), "password_hash": password_hash, "role": role}
 USER_CHANGE: dict[str, Check] = {"role": role, "is_active": whole(0, 1, "")}
 PASSWORD: dict[str, Check] = {"password_hash": password_hash}
+PASSWORD_OF: dict[str, Check] = {"username": username, **PASSWORD}
 
 
 def add_routes(routes: Blueprint, write: Write) -> None:
@@ -56,7 +66,16 @@ def add_routes(routes: Blueprint, write: Write) -> None:
     @routes.post("/users/<name>/password")
     def set_password(name: str) -> Any:
         person = _person()
-        change, expected = read_change(PASSWORD)
+        return new_password(person, name, *read_change(PASSWORD))
+
+    @routes.post("/users/password")
+    def set_password_of() -> Any:
+        """The same for any name: one with a slash in it, or of dots alone, is no part of an address."""
+        person = _person()
+        change, expected = read_change(PASSWORD_OF, required=tuple(PASSWORD_OF))
+        return new_password(person, change.pop("username"), change, expected)
+
+    def new_password(person: str | None, name: str, change: Body, expected: Body | None) -> Any:
         seen = (expected or {}).get("password_hash")
         if seen is not None and not isinstance(seen, str):
             raise BadRequest("expected.password_hash must be the hash that was seen")

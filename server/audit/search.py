@@ -14,9 +14,11 @@ from typing import Any
 import apsw
 
 from changelog.connection import one, rows
+from changelog.values import RawText, exact_rows
 from server.audit.chosen import Chosen
 from server.audit.timeline import Range, Timeline
 from server.indexes import CHANGES_BY_KIND
+from server.show import text_of
 
 WALKED = 20_000  # changes that are looked at one by one for one page
 MOST_STREAMS = 400
@@ -65,7 +67,7 @@ def actors_of(db: apsw.Connection, most: int = 100) -> list[str]:
     if not _is_indexed(db):
         return []
     found = {actor for table in _tables(db, Chosen()) for actor in _each(db, "actor", ("tbl IS ?", [table]), most)}
-    return sorted(str(actor) for actor in found if actor is not None)[:most]
+    return sorted(str(text_of(actor)) for actor in found if actor is not None)[:most]
 
 
 def _walked(db: apsw.Connection, chosen: Chosen, limit: int, span: Range, upward: bool) -> Found:
@@ -113,7 +115,7 @@ def _combinations(db: apsw.Connection, chosen: Chosen) -> Iterator[Condition]:
             for op in chosen.ops:
                 if (op in "XB") != (table is None):
                     continue
-                stream: Condition = ("tbl IS ? AND actor IS ? AND op=?", [table, actor, op])
+                stream: Condition = (f"tbl IS ? AND actor IS {_place(actor)} AND op=?", [table, actor, op])
                 if op != "U":
                     yield _both([stream, ("chg IS ?", [None])])
                     continue
@@ -130,12 +132,17 @@ def _each(db: apsw.Connection, column: str, within: Condition, most: int) -> lis
     following: Condition = (f"{column} IS NOT NULL", [])
     while len(found) <= most:
         where, values = _both([within, following])
-        value = one(db, f"SELECT {column} FROM changelog WHERE {where} ORDER BY {column} LIMIT 1", values)
+        value = next(exact_rows(db, [column], f"FROM changelog WHERE {where} ORDER BY {column} LIMIT 1", tuple(values)), None)
         if value is None:
             break
-        found.append(value)
-        following = (f"{column}>?", [value])
+        found += value
+        following = (f"{column}>{_place(found[-1])}", [found[-1]])
     return found
+
+
+def _place(value: Any) -> str:
+    """The SQL in which a value is bound: what a shell wrote as text need not be UTF-8, and would come back as a blob."""
+    return "CAST(? AS TEXT)" if isinstance(value, RawText) else "?"
 
 
 def _facts(db: apsw.Connection, chosen: Chosen, table: bool = True) -> list[Condition]:

@@ -8,12 +8,14 @@ import apsw
 from flask import render_template, request
 
 from changelog.errors import NotFound
-from server.history import history_page, last_known, names_of, stays_of
+from server.history import Named, history_page, last_known, names_of, stays_of
 from server.login import signed_in
 from server.pages.animals import ALL
+from server.pages.batches import forget_lost
 from server.pages.routes import ROW_ID, pages
 from server.paging import Row, rows_of
 from server.plot import daily_gain, plot_of, weighing
+from server.show import value
 
 WEIGHINGS = 100  # the newest ones, in the plot and in the table
 PAIRS = 50
@@ -70,14 +72,14 @@ def weights_of(db: apsw.Connection, number: int) -> tuple[list[Row], Any]:
     return found, plot_of(sorted(known))
 
 
-def named_stays(db: apsw.Connection, number: int, now: Any) -> list[tuple[Any, Any]]:
-    """(stay, name of the pen or batch) of each stay."""
+def named_stays(db: apsw.Connection, number: int, now: Any) -> list[tuple[Any, Named]]:
+    """Each stay, and what its pen or batch is called."""
     stays = stays_of(db, number, now)
     names = {
         kind: names_of(db, table, f"{kind}_number", [stay.number for stay in stays if stay.kind == kind])
         for kind, table in (("pen", "pens"), ("batch", "batches"))
     }
-    return [(stay, names[stay.kind].get(stay.number, f"#{stay.number}")) for stay in stays]
+    return [(stay, names[stay.kind].get(stay.number, Named(f"#{value(stay.number)}", False))) for stay in stays]
 
 
 def payloads_of(db: apsw.Connection, pairs: list[Row]) -> list[Row]:
@@ -90,4 +92,6 @@ def payloads_of(db: apsw.Connection, pairs: list[Row]) -> list[Row]:
         for tag in tags:
             if tag is not None:
                 found |= {row.id: row for row in rows_of(db, sql.format(column), (tag, PAYLOADS))}
-    return sorted(found.values(), key=lambda row: -row.id)[:PAYLOADS]
+    newest = sorted(found.values(), key=lambda row: -row.id)[:PAYLOADS]
+    forget_lost(db, newest)
+    return newest

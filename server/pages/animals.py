@@ -181,7 +181,9 @@ def status_choices(db: apsw.Connection, owner: str, number: int, arguments: dict
     others = {name: value for name, value in arguments.items() if name != "status"}
     choices: list[tuple[Any, ...]] = [("", "All", sum(animals for _, animals in counts), _with(address, others))]
     return choices + [
-        (status, str(status).capitalize(), animals, _with(address, others | {"status": status})) for status, animals in counts
+        (status, status.capitalize(), animals, _with(address, others | {"status": status}))
+        for status, animals in counts
+        if status and isinstance(status, str)  # what else there is has no address, and stands under "All"
     ]
 
 

@@ -66,6 +66,15 @@ def batch(db: apsw.Connection, number: int) -> str:
     return render_template("batch.html", batch=found[0], page=page, wanted=wanted, contains=contains, arguments=arguments, choices=choices)
 
 
+def forget_lost(db: apsw.Connection, named: Sequence[Row]) -> None:
+    """Take `batch_id` from those of these rows that name a batch which is not there: it has no page."""
+    numbers = {row.batch_id for row in named if isinstance(row.batch_id, int)}
+    found = rows(db, "SELECT id FROM batches WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(numbers)),))
+    here = {number for (number,) in found}
+    for row in named:
+        row.batch_id = row.batch_id if row.batch_id in here else None
+
+
 def listed_batches(db: apsw.Connection, text: str, sort: str) -> list[tuple[Sequence[Part], bool]]:
     """The list as parts, and whether the search looks inside the tags: the second list counts only where the first one is empty."""
     if not text:

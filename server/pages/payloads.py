@@ -16,6 +16,7 @@ from changelog.errors import BadRequest
 from server.login import signed_in
 from server.office import office
 from server.pages.bars import HOURS, PICTURE, Hour, bars
+from server.pages.batches import forget_lost
 from server.pages.routes import pages, without_blanks
 from server.paging import Page, Row, Stream, page_of_streams, rows_of
 from server.tallies import COUNTED
@@ -35,6 +36,7 @@ def payloads(db: apsw.Connection) -> Any:
     chosen = wanted_payloads(request.args)
     page = page_of_streams(db, "SELECT * FROM lora_payload_buffer", streams_of(chosen), request.args)
     _add_animals(db, page)
+    forget_lost(db, page.rows)
     this = datetime.now(UTC).replace(minute=0, second=0, microsecond=0, tzinfo=None)
     hours = hours_of(db, this - timedelta(hours=HOURS - 1))
     return render_template(

@@ -6,14 +6,29 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from flask import Blueprint, redirect, request, url_for
+from flask.sansio.blueprints import BlueprintSetupState
+from werkzeug.routing import IntegerConverter, Map
 
 from changelog.errors import BadRequest
 
 LONGEST_SEARCH = 100  # characters
-ROW_ID = f"int(max={2**63 - 1})"  # what SQLite can hold; a larger one is no route
+ROW_ID = "row"  # in a route: see RowId
 LAST_CHARACTER = "\U0010ffff"
 
 pages = Blueprint("pages", __name__)
+
+
+class RowId(IntegerConverter):
+    """The id of a row, in an address: what SQLite can hold, also below 0; a larger one is no route."""
+
+    def __init__(self, map: Map) -> None:
+        super().__init__(map, min=-(2**63), max=2**63 - 1, signed=True)
+
+
+@pages.record_once
+def know_ids(state: BlueprintSetupState) -> None:
+    """Let the routes name ids; runs before they are added."""
+    state.app.url_map.converters[ROW_ID] = RowId
 
 
 @pages.get("/")

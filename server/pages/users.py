@@ -18,7 +18,8 @@ ADMINS_ONLY = "Users are for admins. Your own password is yours to change."
 def users(db: apsw.Connection) -> str:
     """All users by name. Raises Forbidden."""
     require_admin()
-    sql = f"""SELECT id, username, role, is_active, password_hash GLOB '{USABLE_HASH}*' AS has_password, created_at, updated_at
+    sql = f"""SELECT id, username, role, typeof(is_active)<>'text' AND is_active AS is_active,
+                     password_hash GLOB '{USABLE_HASH}*' AS has_password, created_at, updated_at
                 FROM users WHERE 1"""
     return render_template("users.html", page=page_of(db, sql, (), request.args, keys=("username", "id"), ascending=True))
 

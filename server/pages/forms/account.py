@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
 import apsw
 from flask import g, request, url_for
@@ -74,8 +73,8 @@ class ChangePassword(PasswordForm):
 
     def request(self, values: dict[str, Any]) -> Request:
         """The new hash in the place of the one that was checked."""
-        body = {"password_hash": hash_of(values), "expected": {"password_hash": g.user.password_hash}}
-        return Request("POST", f"/users/{quote(g.user.username, safe='')}/password", body)
+        seen = {"password_hash": g.user.password_hash}
+        return Request("POST", "/users/password", {"username": g.user.username, "password_hash": hash_of(values), "expected": seen})
 
     def write(self, asked: Request, key: str) -> Written:
         """Ask the Pi; this session goes on with the new hash when that comes back. Raises what the Pi refuses with, and Unreachable."""

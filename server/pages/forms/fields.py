@@ -12,6 +12,9 @@ Kind = Literal["text", "textarea", "select", "password"]
 
 _UTC_MINUTE = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d)?Z?", re.ASCII)
 
+# In what people write at length, signs that are joined, and spaces that do not break, have their place; in a name they only mislead.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 @dataclass(frozen=True)
 class Field:
@@ -43,7 +46,7 @@ class Field:
             return None
         if len(text) > self.longest:
             raise ValueError(f"{self.label} may have {self.longest} characters; this has {len(text)}.")
-        if not text.replace("\n", " ").replace("\t", " ").isprintable():
+        if _CONTROL.search(text) if self.kind == "textarea" else not text.replace("\t", " ").isprintable():
             raise ValueError(f"{self.label} has a character in it that cannot be seen: type it anew.")
         return text
 

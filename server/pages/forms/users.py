@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 import apsw
 from flask import g, url_for
@@ -67,7 +66,7 @@ class ResetPassword(PasswordForm):
 
     def request(self, values: dict[str, Any]) -> Request:
         """With the hash of the password."""
-        return Request("POST", f"/users/{quote(self.row['username'], safe='')}/password", {"password_hash": hash_of(values)})
+        return Request("POST", "/users/password", {"username": self.row["username"], "password_hash": hash_of(values)})
 
     def write(self, asked: Request, key: str) -> Written:
         """Ask the Pi. Raises what it refuses with, and Unreachable."""
