@@ -24,6 +24,7 @@ from changelog.errors import ConfigError, DroverError
 from changelog.node.env_file import with_setting, write_env
 from changelog.node.runner import Role, listen
 from changelog.node.settings import Settings, prepare_data_dir
+from changelog.storage import STORAGE, in_words
 from pi import farm
 from pi.certificate import make_certificate, settle
 from pi.keys import OFFICE, ROLES, Keys
@@ -42,6 +43,8 @@ def main() -> None:
         {"demo": prepare_demo, "pi": prepare_pi, "server": prepare_server}[role]()
     except DroverError as exc:
         sys.exit(f"error: {exc.message}")
+    except STORAGE as exc:
+        sys.exit(f"error: the databases cannot be made ready: {in_words(exc)}")
     except OSError as exc:
         sys.exit(f"error: {os.path.abspath(exc.filename or '.')} cannot be used: {exc.strerror}")
 
@@ -81,9 +84,7 @@ def prepare_demo() -> None:
 
 def prepare_pi() -> None:
     """A real Pi: its certificate, database and first login."""
-    password = make_pi(Settings.load())
-    if password:
-        print(f"first login to the office: user {LOGIN}, password {password} (shown this once)", file=sys.stderr)
+    make_pi(Settings.load())
 
 
 def prepare_server() -> None:
@@ -129,6 +130,8 @@ def make_pi(settings: Settings) -> str:
         logging.info("nobody can sign in yet: python -m pi user add NAME")
         return ""
     password = secrets.token_urlsafe(12)
+    # Said before it is so: who is interrupted in between is given another one at the next start, and none is ever lost.
+    print(f"first login to the office: user {LOGIN}, password {password} (shown this once)", file=sys.stderr)
     command(["user", "add", LOGIN, "--role", "admin", "--password-stdin"], password + "\n")
     return password
 

@@ -72,7 +72,7 @@ await_port() { # name of the role, host, port
 
 show() {
   local how="as printed at the first start; to set a new password: $python -m pi user password $LOGIN"
-  [ -z "$PASSWORD" ] || how="user $LOGIN, password $PASSWORD (shown this once; a new one: $python -m pi user password $LOGIN)"
+  [ -z "$PASSWORD" ] || how="user $LOGIN, password $PASSWORD (not shown again; a new one: $python -m pi user password $LOGIN)"
   cat <<END
 
 Drover runs; Ctrl-C ends it.

@@ -22,6 +22,7 @@ from checkout import ROOT, STOP_LIMIT, Checkout
 from farm_processes import eventually
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from small_disk import small_disk
 
 START_LIMIT = 10.0  # s that a later start may take beside other tests; it takes under 5 on a machine that does nothing else
 LEFT_ALONE = (".env", "data/pi-cert.pem", "data/pi-key.pem")
@@ -82,6 +83,37 @@ def test_one_command_brings_up_the_farm_and_ctrl_c_ends_it(checkout: Checkout) -
     assert checkout.processes() == {}
     assert not (checkout.data / "lora").is_symlink()
     assert "Traceback" not in shown.decode()
+
+
+def test_who_interrupts_the_first_start_has_been_told_the_login_that_it_made(checkout: Checkout) -> None:
+    process = checkout.start()
+    eventually(lambda: checkout.run("sqlite3", "data/farm.db", "SELECT username FROM users").stdout == "admin\n", 30)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(STOP_LIMIT) == 0
+    password = password_of(checkout.printed)
+    with checkout.running():
+        assert sign_in(checkout.url, password).url.endswith("/office/")
+
+
+@pytest.mark.parametrize("free", [64_000, 160_000, 220_000, 300_000])
+def test_a_disk_that_is_full_at_the_first_start_is_one_line_and_with_room_the_next_one_succeeds(checkout: Checkout, free: int) -> None:
+    checkout.data.mkdir()
+    with small_disk(checkout.data, 4 * 2**20) as disk:
+        disk.fill(leave=free)
+        full = checkout.run("scripts/run.sh", "pi", "--prepare")
+        assert full.returncode == 1
+        assert "full" in full.stderr.splitlines()[-1] and "Traceback" not in full.stderr, full.stderr
+        disk.clear()
+        done = checkout.run("scripts/run.sh", "pi", "--prepare")
+        assert done.returncode == 0 and password_of(done.stderr)
+
+
+def test_the_data_and_the_bucket_may_be_in_folders_with_spaces_in_their_names(checkout: Checkout) -> None:
+    stick = checkout.folder.parent / "USB stick of März"
+    with checkout.running(DATA_DIR=str(stick / "the data"), LITESTREAM_BUCKET=str(stick / "the bucket"), LITESTREAM_PATH="my farm"):
+        eventually(lambda: list(stick.glob("the bucket/my farm/ltx/0/*.ltx")))
+        copy = stick / "the data" / "replica.db"
+        eventually(lambda: "BATCH" in checkout.run("sqlite3", str(copy), "SELECT batch_number FROM batches").stdout)
 
 
 def test_a_later_start_is_quick_changes_nothing_and_sigterm_ends_it(checkout: Checkout) -> None:
