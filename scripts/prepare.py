@@ -88,10 +88,10 @@ def prepare_pi() -> None:
 
 
 def prepare_server() -> None:
-    """A real server: nothing is made here that only the Pi can give. Raises ConfigError saying what to bring from there."""
+    """A real server: nothing is made here that only the Pi can give. Raises ConfigError saying what to bring from there, if it is needed."""
     settings = Settings.load()
     prepare_data_dir(settings)
-    if not settings.is_server_ui:
+    if not settings.is_server_ui or settings.follow == "bucket":
         return
     missing = []
     if settings.use_ssl_for_pi and settings.use_self_signed_cert and not settings.pi_cert.exists():

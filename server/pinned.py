@@ -25,10 +25,11 @@ class PinnedContext(ssl.SSLContext):
 
     @classmethod
     def of(cls, certificates: Collection[bytes]) -> PinnedContext:
-        """For these, each as DER. Raises ssl.SSLError when one is damaged."""
+        """For these, each as DER; none: nobody is trusted. Raises ssl.SSLError when one is damaged."""
         context = cls(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_verify_locations(cadata=b"".join(dict.fromkeys(certificates)))
+        if certificates:
+            context.load_verify_locations(cadata=b"".join(dict.fromkeys(certificates)))
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
         context.check_hostname = False  # exactly these are trusted, by whatever address the Pi is reached
         context.pins, context.presented = frozenset(certificates), b""
@@ -66,8 +67,10 @@ class PinnedAdapter(PacedAdapter):
 def pinned_certificates(settings: Settings) -> tuple[list[bytes], list[bytes]]:
     """What is pinned (more than one where somebody has put them there), and what the Pi has announced beside it, each as DER.
 
-    Raises ConfigError when the certificate to pin cannot be read.
+    Nothing where the bucket alone is followed and none was brought. Raises ConfigError when the certificate to pin cannot be read.
     """
+    if settings.follow == "bucket" and not settings.pi_cert.exists():
+        return [], []
     try:
         pinned = certificates_in(settings.pi_cert)
     except (OSError, ValueError) as exc:

@@ -20,9 +20,12 @@ import requests
 from changelog_parts import damage
 from checkout import ROOT, STOP_LIMIT, Checkout
 from farm_processes import eventually
+from ltx_parts import ship
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from small_disk import small_disk
+
+from changelog.ltx.store.folder import FolderStore
 
 START_LIMIT = 10.0  # s that a later start may take beside other tests; it takes under 5 on a machine that does nothing else
 LEFT_ALONE = (".env", "data/pi-cert.pem", "data/pi-key.pem")
@@ -227,6 +230,19 @@ def test_a_server_without_pin_and_key_says_what_to_bring_from_the_pi(checkout: C
     assert "copy its data/pi-cert.pem to data/pi-cert.pem" in done.stderr
     assert "python -m pi key add" in done.stderr
     assert not list(checkout.data.iterdir())
+
+
+def test_a_server_that_follows_the_bucket_alone_needs_nothing_of_the_pi(checkout: Checkout, tmp_path: Path) -> None:
+    bucket = {"FOLLOW": "bucket", "LITESTREAM_BUCKET": str(tmp_path / "bucket")}
+    assert checkout.run("scripts/run.sh", "pi", "--prepare").returncode == 0
+    ship(FolderStore(tmp_path / "bucket"), [(checkout.data / "farm.db").read_bytes()])
+    shutil.rmtree(checkout.data)
+    assert checkout.run("scripts/run.sh", "server", "--prepare", **bucket).returncode == 0
+    with checkout.running("server", SERVER_BIND="127.0.0.1", **bucket):
+        eventually(lambda: requests.get(f"{checkout.url}/readyz", timeout=10).ok)
+        assert checkout.run("sqlite3", "data/replica.db", "SELECT username FROM users").stdout == "admin\n"
+        status = requests.get(f"{checkout.url}/office/api/sync-status", timeout=10).json()["data"]
+        assert (status["state"], status["source"], status["last_error"]) == ("following", "bucket", None)
 
 
 def test_the_pi_alone_is_the_process_that_was_started_and_tells_systemd_when_it_listens(checkout: Checkout, tmp_path: Path) -> None:
