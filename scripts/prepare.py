@@ -88,7 +88,7 @@ def prepare_pi() -> None:
 
 
 def prepare_server() -> None:
-    """A real server: nothing is made here that only the Pi can give. Raises ConfigError saying what to bring from there, if it is needed."""
+    """A real server: nothing is made here that only the Pi can give. Raises ConfigError saying what to bring, if it is needed."""
     settings = Settings.load()
     prepare_data_dir(settings)
     if not settings.is_server_ui or settings.follow == "bucket":

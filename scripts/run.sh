@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 python=.venv/bin/python
+USAGE="usage: scripts/run.sh [pi|server [--prepare]|ship]    without a role: all of them and a simulated radio; --prepare: only what a start needs"
 START_LIMIT=300 # tenths of a second that a role may take to answer
 COPY_LIMIT=50   # tenths of a second that the first copy of the farm is waited for
 STOP_LIMIT=45   # tenths of a second until what still runs is killed; the roles need 4 s at most
@@ -113,8 +114,9 @@ case "${1-}" in
 pi | server) run_role "$@" ;;
 ship) run_ship ;;
 "") run_demo ;;
+-h | --help) echo "$USAGE" ;;
 *)
-  echo "usage: scripts/run.sh [pi|server [--prepare]|ship]" >&2
+  echo "$USAGE" >&2
   exit 2
   ;;
 esac

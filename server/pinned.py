@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -15,6 +16,11 @@ from server.pace import PacedAdapter
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl does not name
 OUT_OF_TIME = {9: "is not valid yet", 10: "is not valid any more"}  # by OpenSSL's numbers
 NEXT_STEP = "if the Pi has a new certificate: `python -m pi pair` there and `python -m server pair` here, or copy its pi-cert.pem to {pin}"
+
+_HINTS: tuple[tuple[type[OSError], str], ...] = (
+    (ConnectionRefusedError, ": is that its port, and does Drover run there?"),
+    (socket.gaierror, ": nobody here knows that name; an address such as 192.168.1.100 needs none"),
+)
 
 
 class PinnedContext(ssl.SSLContext):
@@ -113,11 +119,13 @@ def why_unreachable(cause: BaseException, settings: Settings) -> str:
             why = f"{OUT_OF_TIME[cause.verify_code]}, by the clock of this server ({datetime.now(UTC):%Y-%m-%d})"
             return f"the certificate of {host} {why}: nothing was sent; set that clock, or renew the certificate"
         if not settings.use_self_signed_cert:
-            return f"the certificate of {host} is not trusted: nothing was sent ({cause.verify_message})"
+            own = "USE_SELF_SIGNED_CERT=True trusts the one that the Pi made itself"
+            return f"the certificate of {host} is not trusted: nothing was sent ({cause.verify_message}); {own}"
         why = f"is not the one pinned in {settings.pi_cert}: nothing was sent ({cause.verify_message})"
         return f"the certificate of {host} {why}; {NEXT_STEP.format(pin=settings.pi_cert)}"
     if isinstance(cause, ssl.SSLError):
         return f"{host} does not speak TLS as expected: {cause.reason or cause} (see USE_SSL_FOR_PI)"
     if isinstance(cause, TimeoutError) and "handshake" in str(cause):  # a plain http server waits for the rest of our request
         return f"{host} does not answer in TLS (see USE_SSL_FOR_PI): {cause}"
-    return f"{host} cannot be reached: {cause.strerror if isinstance(cause, OSError) and cause.strerror else cause}"
+    hint = next((hint for kind, hint in _HINTS if isinstance(cause, kind)), "")
+    return f"{host} cannot be reached: {cause.strerror if isinstance(cause, OSError) and cause.strerror else cause}{hint}"

@@ -25,6 +25,8 @@ def read_env(env_file: Path) -> dict[str, str]:
             bindings = list(parse_stream(stream))
     except FileNotFoundError:
         return {}
+    except PermissionError as exc:
+        raise ConfigError(f"{env_file}: cannot be read: {exc.strerror}: run this as its owner, {_owner(env_file)}") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{env_file}: cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8 text'}") from exc
     for binding in bindings:
@@ -37,6 +39,14 @@ def read_env(env_file: Path) -> dict[str, str]:
         if binding.key is not None:
             values[binding.key] = binding.value or ""
     return values
+
+
+def _owner(path: Path) -> str:
+    """The user to whom a file belongs, as far as that can be seen."""
+    try:
+        return path.owner()
+    except (OSError, KeyError):
+        return "who is not known here"
 
 
 def with_setting(text: str, name: str, value: str) -> str:

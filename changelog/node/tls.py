@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 Stamp = tuple[int, int, int] | None
 
+REMEDY = "bring both back, or remove both: `scripts/run.sh pi --prepare` makes new ones, and `pi pair` joins the servers again"
+
 
 class ServerTls:
     """The context for connections that come in, made anew when the files are others. Used by one thread."""
@@ -62,9 +64,9 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
                 path.open("rb").close()  # load_cert_chain does not say which of the two is missing
         context.load_cert_chain(certificate, key, password=_refuse_passphrase)
     except ssl.SSLError as exc:
-        raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: make them again") from exc
+        raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: {REMEDY}") from exc
     except OSError as exc:
-        raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}") from exc
+        raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}: {REMEDY}") from exc
     return context
 
 
