@@ -35,6 +35,7 @@ begin() { # set -m: the child leads a process group of its own, so that Ctrl-C r
 
 finish() {
   trap '' INT TERM HUP
+  trap - EXIT
   local child others=() tenths=0
   for child in "${children[@]:1}"; do [ "$child" = "$shipper" ] || others+=("$child"); done
   kill -TERM "${others[@]}" 2>/dev/null || true
@@ -89,6 +90,7 @@ END
 
 run_demo() {
   trap 'finish 0' INT TERM HUP
+  trap 'finish $?' EXIT # nobody reads what is printed any more, or what else ends a script
   facts=$(mktemp)
   begin setup >"$facts"
   wait "${children[0]}" || finish 1

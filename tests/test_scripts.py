@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -221,6 +222,17 @@ def test_a_role_that_dies_ends_all_with_exit_code_1(checkout: Checkout) -> None:
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_where_nobody_reads_what_it_prints_everything_ends_and_nothing_runs_on_unseen(checkout: Checkout) -> None:
+    script = checkout.folder / "scripts" / "run.sh"
+    process = subprocess.Popen(
+        [script], env=checkout.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert process.stdout
+    process.stdout.close()  # as `scripts/run.sh | head` does
+    assert process.wait(60) != 0
+    eventually(lambda: checkout.processes() == {})
 
 
 def test_a_server_without_pin_and_key_says_what_to_bring_from_the_pi(checkout: Checkout) -> None:
