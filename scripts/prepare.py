@@ -64,10 +64,13 @@ def prepare_demo() -> None:
         listen(Role(name, bind, port, None, None, no_application)).close()  # a taken port shows itself before anything starts
     password = make_pi(settings)
     make_office_key(settings)
+    with closing(connect(settings.farm_db, readonly=True)) as db:
+        login = LOGIN if farm.has_farm(db) else ""
     facts = {
-        "LOGIN": LOGIN,
+        "LOGIN": login,
         "PASSWORD": password,
         "DATA": str(settings.data_dir),
+        "FARM": str(settings.farm_db),
         "RADIO": settings.lora_serial_port,
         "LINK": exports.get("LORA_SERIAL_PORT", ""),
         "PI_HOST": ANY_ADDRESS.get(settings.pi_bind, settings.pi_bind),

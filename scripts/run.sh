@@ -75,13 +75,14 @@ await_port() { # name of the role, host, port
 show() {
   local how="as printed at the first start; to set a new password: $python -m pi user password $LOGIN"
   [ -z "$PASSWORD" ] || how="user $LOGIN, password $PASSWORD (not shown again; a new one: $python -m pi user password $LOGIN)"
+  [ -n "$LOGIN" ] || how="none: this database has no tables of a farm, hence no users and no pages"
   cat <<END
 
 Drover runs; Ctrl-C ends it.
   office pages  http://localhost:$SERVER_AT/office/
   login         $how
   Pi's API      $PI_SCHEME://localhost:$PI_AT/api/sync/health (its certificate: $CERTIFICATE)
-  databases     $DATA/farm.db is the Pi's, $DATA/replica.db the server's copy
+  databases     $FARM is the Pi's, $DATA/replica.db the server's copy
   bucket        ${BUCKET:-none: LITESTREAM_BUCKET in .env names one}
   radio         ${LINK:+simulated, a payload every two seconds on }$RADIO
 

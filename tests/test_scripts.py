@@ -174,6 +174,15 @@ def test_an_env_file_and_a_database_that_are_there_are_kept(checkout: Checkout) 
     assert re.fullmatch(r"PI_API_KEY=hxb_\S+\n", text.removeprefix(own))
 
 
+def test_another_database_is_replicated_and_the_demo_says_what_it_has_not(checkout: Checkout, tmp_path: Path) -> None:
+    database = tmp_path / "it.db"
+    checkout.run("sqlite3", str(database), "CREATE TABLE t(a INTEGER PRIMARY KEY); INSERT INTO t VALUES(7)")
+    with checkout.running(PI_DATABASE=str(database)):
+        eventually(lambda: checkout.run("sqlite3", "data/replica.db", "SELECT a FROM t").stdout == "7\n")
+        eventually(lambda: "login         none: this database has no tables of a farm" in checkout.printed)
+        assert f"{database} is the Pi's" in checkout.printed
+
+
 def test_data_that_was_deleted_is_made_again_with_a_key_that_fits(checkout: Checkout) -> None:
     with checkout.running():
         pass
