@@ -113,8 +113,8 @@ run_demo() {
   fail "a part of Drover has ended, so all of it does: its last lines, above or in $DATA/log, say why"
 }
 
-case "${1-}" in
-pi | server) run_role "$@" ;;
+case "$*" in
+pi | server | "pi --prepare" | "server --prepare") run_role "$@" ;;
 ship) run_ship ;;
 "") run_demo ;;
 -h | --help) echo "$USAGE" ;;

@@ -210,6 +210,14 @@ def test_a_mistake_in_the_settings_is_one_line_and_exit_code_1(checkout: Checkou
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", [["pie"], ["pi", "--prepar"], ["server", "now"], ["ship", "it"]])
+def test_what_run_does_not_know_is_exit_code_2_and_starts_nothing(checkout: Checkout, words: list[str]) -> None:
+    done = checkout.run("scripts/run.sh", *words)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("usage: ")
+    assert not checkout.data.exists()
+    assert checkout.run("scripts/run.sh", "--help").stdout == done.stderr
+
+
 @pytest.mark.parametrize("port", ["PI_PORT", "SERVER_PORT"])
 def test_a_taken_port_is_one_line_and_exit_code_1(checkout: Checkout, port: str) -> None:
     with socket.create_server(("127.0.0.1", int(checkout.settings[port]))):
