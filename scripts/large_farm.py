@@ -162,9 +162,9 @@ class SteadyWriter:
 def waits_in_words(seconds: Sequence[float]) -> str:
     """p50, p99 and the longest, in ms."""
     if len(seconds) < 2:
-        return f"{len(seconds)} commits: too few"
+        return f"{len(seconds)} writes: too few"
     half, most, longest = (sorted(seconds)[int(part * (len(seconds) - 1))] * 1000 for part in (0.5, 0.99, 1.0))
-    return f"{len(seconds)} commits: p50 {half:.1f}, p99 {most:.1f}, longest {longest:.1f} ms"
+    return f"{len(seconds)} writes: p50 {half:.1f}, p99 {most:.1f}, longest {longest:.1f} ms"
 
 
 def peak_memory(role: Role) -> int:

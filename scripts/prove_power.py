@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """The power goes, again and again: `scripts/prove_power.py 10000 [--seed N] [--lying-disk] [--processes 2]`.
 
-A farm is recorded at work (scripts/record_farm.py, scripts/record_io.c; it needs a C compiler): every write and sync of the Pi, the server
-and the shells beside them. Then disks are built as a power cut at a random moment may leave them (scripts/torn_disk.py), of the Pi, of the
-server, or of both; the other side is as it was at that moment. Each time both are opened by our own start path and the server takes its
-next step. The files must be sound, at the end of a commit that there was, and hold all that was answered, served or acknowledged before the
-cut; and both sides must become the same.
+A farm is recorded at work (scripts/power/; it needs a C compiler): every write and sync of the Pi, the server and the shells beside them.
+Then disks are built as a power cut at a random moment may leave them, of the Pi, of the server, or of both; the other side is as it was at
+that moment. Each time both are opened by our own start path and the server takes its next step. The files must be sound, at the end of a
+commit that there was, and hold all that was answered, served or acknowledged before the cut; and both sides must become the same.
 
 With --lying-disk also what was synced may be gone. Then a Pi that went back in time, or a damaged file, must be found out, and both sides
 must become the same, or the file be refused. Exit code 1 otherwise. `--trace FILE` keeps the trace, or uses the one that is there.
@@ -31,10 +30,10 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from scripts.power_trial import State, Trial
-from scripts.power_truth import Truth
-from scripts.record_farm import RecordedFarm
-from scripts.torn_disk import KINDS, Disk, Files, Op, read_trace
+from scripts.power.farm import RecordedFarm
+from scripts.power.torn_disk import KINDS, Disk, Files, Op, read_trace
+from scripts.power.trial import State, Trial
+from scripts.power.truth import Truth
 
 MEMORY = Path("/dev/shm")
 TARGETS, WEIGHTS = ("pi", "server", "both"), (45, 40, 15)

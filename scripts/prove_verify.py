@@ -18,6 +18,7 @@ import hashlib
 import logging
 import multiprocessing
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ from changelog.schema import identifier, read_tables
 from changelog.values import encode_row, for_json
 from changelog.verify.digest import digest_tables, row_names
 from changelog.wire import FACTS
+from scripts.large_farm import SteadyWriter, add_animals, peak_memory, waits_in_words
 from server.replica import Replica
 from server.state import SyncState
 from server.store import Store
@@ -89,8 +91,8 @@ VALUES = [
     ),
     *("x''", "x'00'", "x'61'", "CAST(x'61ff' AS TEXT)", "CAST(x'610062' AS TEXT)", "zeroblob(5000)", "random()", "hex(randomblob(4))"),
 ]
-NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<?1) SELECT i FROM n"
 SMALL_FARM = 150  # animals
+FIRST_OF_LARGE = 10_000  # the number of the first animal that is added to them
 DDL = ["CREATE TABLE IF NOT EXISTS made_{0}(id INTEGER PRIMARY KEY, v)", "CREATE INDEX made_index_{0} ON cattle(weight)"]
 DDL += ["ALTER TABLE odd_none ADD COLUMN c{0} DEFAULT {0}", "DROP INDEX IF EXISTS made_index_{1}", "DROP TABLE IF EXISTS made_{1}"]
 DDL_EVERY = 25  # verifies
@@ -328,31 +330,29 @@ class Proof:
 
     # -- waits of a writer
 
-    def _waits(self, work: Any) -> dict[str, list[Wait]]:
-        """Start (s) and length (ms) of each write while `work` ran: payloads to the Pi's own writer, and commits by another program."""
+    def _waits(self, work: Callable[[], None]) -> dict[str, list[Wait]]:
+        """Start and length (s) of each write while `work` ran: payloads to the Pi's own writer, and commits by another program."""
         context = multiprocessing.get_context("spawn")
         stop, queue = context.Event(), context.Queue()
-        arguments = (str(self.farm.pi.database), self.farm.pi.url, str(self.farm.pi.data / "pi-cert.pem"), stop, queue)
-        writers = [context.Process(target=target, args=arguments, daemon=True) for target in (write_payloads, write_rows)]
-        for writer in writers:
-            writer.start()
-        for _ in writers:
-            assert queue.get(timeout=30) == "ready"
-        try:
-            work()
-        finally:
-            stop.set()
-            found = dict(queue.get(timeout=30) for _ in writers)
-            for writer in writers:
-                writer.join()
-        return found
+        arguments = (self.farm.pi.url, str(self.farm.pi.data / "pi-cert.pem"), stop, queue)
+        radio = context.Process(target=write_payloads, args=arguments, daemon=True)
+        radio.start()
+        assert queue.get(timeout=30) == "ready"
+        with SteadyWriter(self.farm.pi.database, 1 / PAUSE, 1) as program:
+            try:
+                work()
+            finally:
+                stop.set()
+                payloads = queue.get(timeout=30)
+                radio.join()
+        return {"a payload, answered 201": payloads, "a commit of another program": program.commits}
 
     # -- 3
 
     def large(self, cattle: int) -> None:
         """A large farm."""
         self.farm.pi.stop()
-        _fill(self.farm.pi.database, cattle)
+        add_animals(self.farm.pi.database, FIRST_OF_LARGE, cattle, logged=True)
         self.farm.pi.start()
         self.office.step()
         before, found, spans = _memory(self.farm), list[Verdict](), list[tuple[float, float]]()
@@ -373,7 +373,7 @@ class Proof:
         click.echo(f"compared in {middle:.2f} s, {first.moved} bytes moved, in {first.report.ranges} ranges")
         db = connect(self.office.settings.replica_db)
         pass_guards(db)
-        db.execute("UPDATE cattle SET weight=weight+0.5 WHERE id=(SELECT max(id)/2 FROM cattle)")
+        db.execute("UPDATE cattle SET weight=weight+0.5 WHERE id=(SELECT id FROM cattle ORDER BY random() LIMIT 1)")
         db.close()
         repaired = self.office.verify()
         if not repaired.mended or repaired.report.repaired != 1:
@@ -384,56 +384,32 @@ class Proof:
         _show_waits(taken, spans)
 
 
-def write_payloads(_database: str, url: str, certificate: str, stop: Any, queue: Any) -> None:
+def write_payloads(url: str, certificate: str, stop: Any, queue: Any) -> None:
     """A radio's payloads, one after another, to the Pi's own writer. (A process of its own.)"""
     import requests
 
     session, taken, number = requests.Session(), list[Wait](), int(time.time() * 1000)
     session.verify, session.trust_env = certificate, False
 
-    def send(number: int) -> None:
+    def send() -> None:
         answer = session.post(f"{url}/api/lora/receive", json={"payload": f"hxb:WAITS:L{number}:U{number}"}, timeout=30)
         assert answer.status_code == 201, answer.text
 
-    send(number)
+    send()
     queue.put("ready")
     while not stop.wait(PAUSE):
-        number += 1
-        taken.append(_timed(lambda n=number: send(n)))  # type: ignore[misc]
-    queue.put(("a payload, answered 201", taken))
-
-
-def write_rows(database: str, _url: str, _certificate: str, stop: Any, queue: Any) -> None:
-    """Another program on the Pi that commits rows. (A process of its own.)"""
-    db, taken = connect(database), list[Wait]()
-    db.set_busy_timeout(10_000)
-
-    def commit() -> None:
-        with db:
-            db.execute("UPDATE pens SET capacity=capacity+1")
-            db.execute("INSERT INTO pair_history(cattle_id, lf_tag) SELECT id, lf_tag FROM cattle LIMIT 3")
-
-    db.execute("INSERT OR IGNORE INTO pens(pen_number, capacity) VALUES('W1', 1)")
-    queue.put("ready")
-    while not stop.wait(PAUSE):
-        taken.append(_timed(commit))
-    db.close()
-    queue.put(("a commit of another program", taken))
-
-
-def _timed(work: Any) -> Wait:
-    began = time.monotonic()  # one clock for all processes of a machine
-    work()
-    return began, (time.monotonic() - began) * 1000
+        number, began = number + 1, time.monotonic()  # one clock for all processes of a machine
+        send()
+        taken.append((began, time.monotonic() - began))
+    queue.put(taken)
 
 
 def _show_waits(found: dict[str, list[Wait]], spans: list[tuple[float, float]]) -> None:
     """The waits in the spans of time in which something was compared, and in the others."""
     for what, taken in sorted(found.items()):
         for when, inside in (("during verify ", True), ("without verify", False)):
-            waits = sorted(ms for began, ms in taken if any(low - ms / 1000 <= began <= high for low, high in spans) is inside)
-            p50, p99 = (waits[min(len(waits) - 1, int(len(waits) * q))] for q in (0.5, 0.99))
-            click.echo(f"{when}: {what}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {waits[-1]:.1f} ms, of {len(waits)}")
+            waits = [seconds for at, seconds in taken if any(low - seconds <= at <= high for low, high in spans) is inside]
+            click.echo(f"{when}: {what}: {waits_in_words(waits)}")
 
 
 def _spread(values: list[Any]) -> str:
@@ -464,42 +440,7 @@ def _held(path: Path) -> Any:
 
 def _memory(farm: Farm) -> tuple[float, float]:
     """Peak resident memory in MB: the largest process of the Pi, and this one."""
-    assert farm.pi._process is not None
-    group = farm.pi._process.pid
-    peaks = [_peak(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdigit() and _group(int(p.name)) == group]
-    return max(peaks), _peak(0)
-
-
-def _group(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[2])
-    except OSError:
-        return -1
-
-
-def _peak(pid: int) -> float:
-    text = Path(f"/proc/{pid or 'self'}/status").read_text()
-    return int(text.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def _fill(path: Path, cattle: int) -> None:
-    db = connect(path, checkpoints=True)
-    with db:
-        first = one(db, "SELECT max(id)+1 FROM cattle")
-        db.execute(f"INSERT INTO batches(batch_number) SELECT 'L'||i FROM ({NUMBERS})", (cattle // 100 + 1,))
-        batch = one(db, "SELECT min(id) FROM batches WHERE batch_number LIKE 'L%'")
-        db.execute(
-            f"""INSERT INTO cattle(id, batch_id, cattle_id, sex, weight, lf_tag, uhf_tag, health_status)
-               SELECT ?2+i, ?3+i/100, 'L'||(i/100)||'-LF'||i, 'cow', 300+i%200+0.5, 'LLF'||i, 'LUHF'||i, 'fit' FROM ({NUMBERS})""",
-            (cattle, first, batch),
-        )
-        db.execute("INSERT INTO weight_records(cattle_id, weight) SELECT id, weight FROM cattle WHERE id>=?", (first,))
-        db.execute(
-            """INSERT INTO lora_payload_buffer(raw_payload, source_type, batch_number, lf_tag, uhf_tag, status, batch_id)
-               SELECT 'hxb:B:'||lf_tag||':'||uhf_tag, 'hxb', 'B', lf_tag, uhf_tag, 'processed', batch_id FROM cattle WHERE id>=?""",
-            (first,),
-        )
-    db.close()
+    return peak_memory(farm.pi) / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux tells kB
 
 
 @click.command(help="Try CORRUPTIONS corrupted replicas, and VERIFIES comparisons under writes.")

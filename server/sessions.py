@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Flask, Response
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 
 
 class Sessions(SecureCookieSessionInterface):
     """Flask's own, with Max-Age in the place of Expires. That a session is too old, the server sees by what it has signed."""
+
+    _serializer: Any = None
+
+    def get_signing_serializer(self, app: Flask) -> Any:
+        """Flask's, made once: it is asked for with every page, and the key stays as long as the process."""
+        if self._serializer is None:
+            self._serializer = super().get_signing_serializer(app)
+        return self._serializer
 
     def get_expiration_time(self, app: Flask, session: SessionMixin) -> None:
         """No moment."""

@@ -12,8 +12,9 @@ from typing import Any
 
 from changelog.connection import connect
 from pi import farm, herd
+from pi.jobs import Written
 from pi.lora import parse_payload
-from pi.writer import Writer, Written
+from pi.writer import Writer
 
 NOW = "2024-01-15T10:30:00"
 

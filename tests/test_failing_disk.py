@@ -39,7 +39,7 @@ from changelog.promote import replacing
 from changelog.replay import connect_replica, position_of, replay
 from changelog.staging import Staging
 from changelog.wire import decode_frame, encode_frame, split_frame
-from pi import writer as pi_writer
+from pi import live_file
 from pi.__main__ import main as pi
 from server import replica_file
 from server.__main__ import main as server
@@ -129,7 +129,7 @@ def test_a_new_wal_has_nothing_to_do_with_the_failure_of_the_old_one(tmp_path: P
 def test_a_commit_that_the_disk_did_not_confirm_is_answered_when_all_before_it_is_written_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    anew = Failing(monkeypatch, pi_writer, "rewrite_wal")
+    anew = Failing(monkeypatch, live_file, "rewrite_wal")
     with running_writer(make_farm(tmp_path)) as writer:
         send(writer, "hxb:B1:L1:U1")
         before = len(anew.calls)
@@ -257,7 +257,7 @@ def test_a_connection_that_can_only_read_is_opened_anew(service: SyncService, tm
     Failing(monkeypatch, service.follower, "step", apsw.ReadOnlyError("attempt to write a readonly database"))
     assert not service.step() and closes.calls
     with running_writer(make_farm(tmp_path)) as writer:
-        before, errors = writer._db, [apsw.ReadOnlyError("attempt to write a readonly database")]
+        before, errors = writer.file.db, [apsw.ReadOnlyError("attempt to write a readonly database")]
 
         def fails(db: apsw.Connection) -> str:
             if errors:
@@ -265,7 +265,7 @@ def test_a_connection_that_can_only_read_is_opened_anew(service: SyncService, tm
             return "written"
 
         assert writer.write(fails, "test").value == "written"
-        assert writer._db is not before
+        assert writer.file.db is not before
 
 
 def test_a_frame_that_finds_no_room_is_fetched_anew_when_there_is_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,7 +233,7 @@ def test_a_full_disk_and_a_writer_that_ended_are_named(tmp_path: Path) -> None:
         big = "INSERT INTO pens(pen_number, capacity) VALUES(zeroblob(1000000), 1)"
         waiting = writer.submit(lambda db: db.execute(big) and None, "test")
         assert wait_until(lambda: writer.outage) == "the disk is full"
-        writer._db.pragma("max_page_count", 2**30)  # type: ignore[union-attr]  # somebody makes room
+        writer.file.db.pragma("max_page_count", 2**30)  # type: ignore[union-attr]  # somebody makes room
         waiting.result(10)
         assert wait_until(lambda: writer.outage is None)
     assert writer.outage == "the writer is not running"

@@ -19,7 +19,7 @@ from pi_parts import make_farm, rows, running_writer, send, shell, wait_until
 from changelog.connection import connect
 from changelog.errors import BadRequest, Unavailable
 from changelog.lease import checkpoint_lease
-from pi import farm, herd
+from pi import farm, herd, jobs, live_file
 from pi import writer as writer_module
 from pi.lora import parse_payload
 from pi.writer import Writer
@@ -140,11 +140,11 @@ def test_a_full_database_refuses_what_waits_when_the_pi_stops(tmp_path, monkeypa
 
 
 def test_a_full_queue_and_a_stopped_writer_answer_unavailable(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "QUEUE", 2)
+    monkeypatch.setattr(jobs, "QUEUE", 2)
     path = make_farm(tmp_path)
     with running_writer(path) as writer, locked(path):
         with pytest.raises(Unavailable, match="waiting"):
-            for number in range(writer_module.GROUP + 3):
+            for number in range(jobs.GROUP + 3):
                 writer.submit(add_pen(str(number)), "test")
     with pytest.raises(Unavailable, match="stopped"):
         writer.submit(add_pen("late"), "test")
@@ -288,11 +288,11 @@ def test_the_journal_of_the_new_file_is_never_taken_for_that_of_the_old_one(tmp_
     (tmp_path / "other").mkdir()
     replacement = make_farm(tmp_path / "other")
     writer = Writer(path)
-    writer._open()
+    writer.file.open()
     os.rename(path, path + ".old")
     os.rename(replacement, path)
     with pytest.raises(Unavailable, match="was replaced"):
-        writer._present()
+        writer.file.present()
     for end in ("-wal", "-shm"):
         os.unlink(path + end)
     with subprocess.Popen(["sqlite3", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
@@ -300,10 +300,10 @@ def test_the_journal_of_the_new_file_is_never_taken_for_that_of_the_old_one(tmp_
         shell.stdin.flush()
         assert shell.stdout.readline() == "done\n"
         inode = os.stat(path + "-wal").st_ino
-        assert writer._present().execute("SELECT pen_number FROM pens").fetchall() == [("typed",)]
+        assert writer.file.present().execute("SELECT pen_number FROM pens").fetchall() == [("typed",)]
         assert os.stat(path + "-wal").st_ino == inode
         shell.communicate(".quit\n", timeout=10)
-    writer._close()
+    writer.file.close()
     assert rows(path, "SELECT pen_number FROM pens") == ["typed"]
 
 
@@ -365,7 +365,7 @@ def test_eight_senders_get_1000_payloads_a_second_durably_committed(tmp_path):
 
 
 def test_those_who_send_at_once_share_each_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "GATHER", 0.5)  # s: a loaded machine may be slow to bring them together
+    monkeypatch.setattr(jobs, "GATHER", 0.5)  # s: a loaded machine may be slow to bring them together
     commits = []
 
     def send_many(sender):
@@ -383,7 +383,7 @@ def test_those_who_send_at_once_share_each_commit(tmp_path, monkeypatch):
 
 
 def test_who_sends_alone_waits_for_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "GATHER", 60.0)
+    monkeypatch.setattr(jobs, "GATHER", 60.0)
     with running_writer(make_farm(tmp_path)) as writer:
         start = time.monotonic()
         for number in range(20):
@@ -404,6 +404,7 @@ def in_use_and_moved(path):
 
 def test_checkpoints_are_the_shippers_while_one_runs_and_the_writers_again_when_it_has_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "LOOK", 0.02)
+    monkeypatch.setattr(live_file, "SHIPPER_LOOK", 0.02)
     path = make_farm(tmp_path)
     lease = checkpoint_lease(path)
     lease.take()
@@ -414,12 +415,12 @@ def test_checkpoints_are_the_shippers_while_one_runs_and_the_writers_again_when_
                 writer.write(lambda db: db.execute("UPDATE pens SET description=hex(randomblob(150000))"), "test")
 
         writer.write(lambda db: db.execute("INSERT INTO pens(pen_number, capacity) VALUES('P', 1)"), "test")
-        wait_until(lambda: not writer._checkpoints)
+        wait_until(lambda: not writer.file.checkpoints)
         fill()
         used, moved = in_use_and_moved(path)
         assert used > 1_000 and moved == 0
         lease.release()
-        wait_until(lambda: writer._checkpoints)
+        wait_until(lambda: writer.file.checkpoints)
         writer.write(lambda db: db.execute("UPDATE pens SET capacity=2"), "test")
         wait_until(lambda: in_use_and_moved(path)[1] > 1_000)
         for _ in range(3):

@@ -17,9 +17,9 @@ import pytest
 from changelog.connection import connect, one
 from changelog.errors import DamagedFile
 from changelog.install import install
+from scripts.power.recorder import Recorder
+from scripts.power.torn_disk import KINDS, SYNC, WRITE, Disk, Files, Op, read_trace, record
 from scripts.prove_power import TARGETS, in_memory, prove, record_at
-from scripts.recorder import Recorder
-from scripts.torn_disk import KINDS, SYNC, WRITE, Disk, Files, Op, read_trace, record
 
 ROOT = Path(__file__).parents[1]
 SEEDS = 20

@@ -86,10 +86,10 @@ def test_the_wal_stays_short_while_the_shipper_runs_when_it_is_killed_and_when_i
         with running_writer(path) as writer:
             for turn in range(2):
                 ship.start()
-                eventually(lambda: ship.status.state == "shipping" and not writer._checkpoints, PATIENCE)
+                eventually(lambda: ship.status.state == "shipping" and not writer.file.checkpoints, PATIENCE)
                 write_much(writer, f"shipped {turn}")
                 ship.kill9()
-                eventually(lambda: writer._checkpoints, PATIENCE)
+                eventually(lambda: writer.file.checkpoints, PATIENCE)
                 write_much(writer, f"alone {turn}")
             ship.start()
             eventually(ship.is_through, PATIENCE)

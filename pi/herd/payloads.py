@@ -97,11 +97,14 @@ def any_received(db: apsw.Connection) -> bool:
 
 def _process(db: apsw.Connection, payload_id: int, reading: Reading, now: str, by: str) -> None:
     batch_id = _apply(db, reading, now, by)
-    db.execute(
-        """UPDATE lora_payload_buffer SET source_type=?, batch_number=?, lf_tag=?, uhf_tag=?, status='processed', batch_id=?,
-             error_message=NULL, processed_at=?, updated_at=? WHERE id=?""",
-        (reading.source_type, reading.batch_number, reading.lf_tag, reading.uhf_tag, batch_id, now, now, payload_id),
-    )
+    parts = (reading.source_type, reading.batch_number, reading.lf_tag, reading.uhf_tag)
+    done = "status='processed', batch_id=?, error_message=NULL, processed_at=?, updated_at=?"
+    # SQLite writes the indexes of all columns that are named anew, also where they get the value that they have.
+    there = "WHERE id=? AND (source_type, batch_number, lf_tag, uhf_tag) IS (?,?,?,?)"
+    db.execute(f"UPDATE lora_payload_buffer SET {done} {there}", (batch_id, now, now, payload_id, *parts))
+    if not db.changes():
+        named = "source_type=?, batch_number=?, lf_tag=?, uhf_tag=?"
+        db.execute(f"UPDATE lora_payload_buffer SET {named}, {done} WHERE id=?", (*parts, batch_id, now, now, payload_id))
 
 
 def _newest_of_tags(db: apsw.Connection, reading: Reading) -> Any:

@@ -21,11 +21,12 @@ from changelog.errors import BadRequest
 from changelog.position import Position
 from changelog.values import for_json
 from pi.ingest import require_farm
+from pi.jobs import Job
 from pi.keys import ROLES, Keys
 from pi.repeats import Repeats, Reply, refuse_written
 from pi.write_api import batches, cattle, pens, users
 from pi.write_api.callers import caller
-from pi.writer import Job, Writer
+from pi.writer import Writer
 
 FACTS = ("field", "present", "outcome", "written", "pen", "capacity", "animals", "animal")  # of errors, for the caller
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from flask import Response
 
-from pi.writer import Job
+from pi.jobs import Job
 
 
 class Write(Protocol):

@@ -12,11 +12,11 @@ from flask import Blueprint, g
 from changelog.errors import BadRequest, Forbidden
 from pi import herd
 from pi.herd.users import ROLES
+from pi.jobs import Job
 from pi.keys import OFFICE
 from pi.write_api.bodies import Body, Check, checked, read_body, read_change, takes, text, whole
 from pi.write_api.callers import LONGEST_NAME, caller
 from pi.write_api.routes import Write
-from pi.writer import Job
 
 # As werkzeug's generate_password_hash writes it: scrypt:N:r:p$salt$64 bytes in hex.
 _HASH = re.compile(r"scrypt:(\d{1,7}):(\d{1,2}):(\d{1,2})\$[A-Za-z0-9]{8,64}\$[0-9a-f]{128}", re.ASCII)

@@ -1,4 +1,4 @@
-"""A farm at work under scripts/record_io.c: a Pi and a server as real processes, shells that write beside them, and a trace of it all."""
+"""A farm at work under record_io.c: a Pi and a server as real processes, shells that write beside them, and a trace of it all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from farm_processes import Farm, Role, Seed, eventually
 
 from changelog.wire import MEDIA_TYPE, decode_frame
+from scripts.power.recorder import Recorder
 from scripts.prove_rewind import ODD, Writer
-from scripts.recorder import Recorder
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ANIMALS = 90
 PATIENCE = 60.0  # s that the server may take to be where the Pi is, beside whatever else runs
 PAYLOADS, TYPED = 3, 3  # a round: payloads that are sent, transactions that are typed

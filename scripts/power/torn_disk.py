@@ -1,6 +1,6 @@
 """A disk that loses its power: what is left of a folder's files when what was not synced is dropped, reordered or torn.
 
-Built from a trace of scripts/record_io.c. A sync of a file makes all that was written to it before certain, whoever wrote it; a name that
+Built from a trace of record_io.c. A sync of a file makes all that was written to it before certain, whoever wrote it; a name that
 was made, moved or removed is certain after a sync of the folder. All else may be there or not, write by write and name by name; of a write
 any of its 512-byte sectors. A disk that lies forgets also what was synced.
 """

@@ -1,5 +1,5 @@
 /* Records what programs do to the files of a folder, for scripts/prove_power.py:
- *   cc -shared -fPIC -O1 -o record_io.so scripts/record_io.c -ldl -pthread
+ *   cc -shared -fPIC -O1 -o record_io.so scripts/power/record_io.c -ldl -pthread
  *   RECORD_TO=trace RECORD_UNDER=/a/folder:/another LD_PRELOAD=./record_io.so python ...
  * Each write, cut, sync, creation, renaming and removal below one of RECORD_UNDER is appended to the file RECORD_TO with all its data, and
  * of each send on a socket the beginning. A lock of the kernel on that file is held from before a call until its record is written, so the

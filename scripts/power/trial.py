@@ -25,8 +25,8 @@ from changelog.verify.digest import digest_tables
 from changelog.verify.local import Answers
 from changelog.wire import Header, split_frame
 from pi import farm as pi_farm
-from scripts.power_truth import Truth
-from scripts.torn_disk import Files
+from scripts.power.torn_disk import Files
+from scripts.power.truth import Truth
 from server.follower import Follower
 from server.instances import Instances
 from server.measures import Measures

@@ -15,7 +15,7 @@ from changelog.connection import connect, rows
 from changelog.errors import DroverError
 from changelog.position import Position
 from changelog.verify.digest import digest_tables
-from scripts.torn_disk import CREATE, CUT, MARK, RENAME, SEND, UNLINK, WRITE, Disk, Op
+from scripts.power.torn_disk import CREATE, CUT, MARK, RENAME, SEND, UNLINK, WRITE, Disk, Op
 
 Digest = frozenset[tuple[str, int, str]]
 

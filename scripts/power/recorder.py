@@ -1,4 +1,4 @@
-"""Recording what processes do to the files of some folders, by scripts/record_io.c (it needs a C compiler)."""
+"""Recording what processes do to the files of some folders, by scripts/power/record_io.c (it needs a C compiler)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.torn_disk import CREATE, MARK, SYNC, SYNC_FOLDER, WRITE, record
+from scripts.power.torn_disk import CREATE, MARK, SYNC, SYNC_FOLDER, WRITE, record
 
 SOURCE = Path(__file__).with_name("record_io.c")
 
