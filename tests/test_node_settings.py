@@ -177,7 +177,7 @@ def test_a_file_that_this_user_may_not_read_names_its_owner(env_file: Path) -> N
         folder.chmod(0o755)
     os.seteuid(65_534)
     try:
-        with pytest.raises(ConfigError, match="Permission denied: run this as its owner, root"):
+        with pytest.raises(ConfigError, match="Permission denied: it belongs to root: run this as that user"):
             Settings.load(env_file, {})
     finally:
         os.seteuid(0)

@@ -10,6 +10,7 @@ from dotenv.parser import parse_stream
 
 from changelog.connection import write_whole
 from changelog.errors import ConfigError
+from changelog.storage import owner_of
 
 PRIVATE = 0o600  # mode of a file that only its owner may read
 
@@ -26,7 +27,9 @@ def read_env(env_file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except PermissionError as exc:
-        raise ConfigError(f"{env_file}: cannot be read: {exc.strerror}: run this as its owner, {_owner(env_file)}") from exc
+        raise ConfigError(
+            f"{env_file}: cannot be read: {exc.strerror}: it belongs to {owner_of(env_file)}: run this as that user, or change its owner"
+        ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{env_file}: cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8 text'}") from exc
     for binding in bindings:
@@ -39,14 +42,6 @@ def read_env(env_file: Path) -> dict[str, str]:
         if binding.key is not None:
             values[binding.key] = binding.value or ""
     return values
-
-
-def _owner(path: Path) -> str:
-    """The user to whom a file belongs, as far as that can be seen."""
-    try:
-        return path.owner()
-    except (OSError, KeyError):
-        return "who is not known here"
 
 
 def with_setting(text: str, name: str, value: str) -> str:

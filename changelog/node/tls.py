@@ -8,6 +8,7 @@ import ssl
 from pathlib import Path
 
 from changelog.errors import ConfigError
+from changelog.storage import owner_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,10 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key, password=_refuse_passphrase)
     except ssl.SSLError as exc:
         raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: {REMEDY}") from exc
+    except PermissionError as exc:
+        raise ConfigError(
+            f"{exc.filename} cannot be read: {exc.strerror}: it belongs to {owner_of(Path(exc.filename))}: run this as that user, or change its owner"
+        ) from exc
     except OSError as exc:
         raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}: {REMEDY}") from exc
     return context
