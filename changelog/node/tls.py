@@ -67,9 +67,8 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     except ssl.SSLError as exc:
         raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: {REMEDY}") from exc
     except PermissionError as exc:
-        raise ConfigError(
-            f"{exc.filename} cannot be read: {exc.strerror}: it belongs to {owner_of(Path(exc.filename))}: run this as that user, or change its owner"
-        ) from exc
+        whose = f"it belongs to {owner_of(Path(exc.filename))}: run this as that user, or change its owner"
+        raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}: {whose}") from exc
     except OSError as exc:
         raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}: {REMEDY}") from exc
     return context
