@@ -48,6 +48,36 @@ def office(tmp_path: Path, patience: None) -> Office:
     return make_office(tmp_path, ToldToResync())
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium; skipped where there is none."""
+    import office_browser  # playwright takes a second, and few tests have a use for it
+
+    with office_browser.running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def context(browser: Any, address: str, session: Any) -> Iterator[Any]:
+    """A browser's window on the server at `address` for whoever `session` signed in; both are fixtures of the module."""
+    from office_browser import DESK
+
+    context = browser.new_context(base_url=address, viewport=DESK, storage_state=session, timezone_id="UTC", locale="en-US")
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: Any, address: str) -> Iterator[Any]:
+    """A page of which nothing bad may be heard: that the policy refuses a style is said on the console."""
+    from office_browser import faults_of
+
+    page = context.new_page()
+    faults = faults_of(page, address)
+    yield page
+    assert faults == []
+
+
 @pytest.fixture
 def clock() -> Clock:
     """Seconds that the test moves."""

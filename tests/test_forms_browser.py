@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm
-from office_browser import DESK, PHONE, faults_of, running_browser, sign_in
+from office_browser import DESK, PHONE, faults_of, sign_in
 from office_forms import kill_pi
 from playwright.sync_api import Browser, Page, expect
 
 FORMS = ("pens/new", "pens/1/edit", "pens/1/delete", "batches/1/notes", "account/password")
 FORMS += tuple(f"cattle/1/{name}" for name in ("weight", "move", "tags", "notes", "edit"))
 BACK = 30_000  # ms in which a form is answered while the Pi hangs
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

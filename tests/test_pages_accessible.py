@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm, eventually
-from office_browser import DESK, PHONE, running_browser, session_of
+from office_browser import DESK, PHONE, session_of
 from office_farm import running_server
 from office_pages import make_office
 from playwright.sync_api import Browser, Page
@@ -64,12 +64,6 @@ def addresses_of(rule: Any) -> Iterator[str]:
         for name, value in example.items():
             address = re.sub(rf"<([^<>]*:)?{name}>", str(value), address)
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from office_browser import DESK, PHONE, faults_of, running_browser, session_of, sign_in
+from office_browser import DESK, PHONE, session_of, sign_in
 from office_farm import PASSWORD, add_batches, make_replica, move_position, running_server
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from changelog.connection import connect
 
 SOON = 10_000  # ms: two looks of the page at the status, with room to spare
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +42,6 @@ def context(browser: Browser, address: str) -> Iterator[BrowserContext]:
     context = browser.new_context(base_url=address, viewport=DESK, timezone_id="America/Denver", locale="en-US")
     yield context
     context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, address: str) -> Iterator[Page]:
-    page = context.new_page()
-    faults = faults_of(page, address)
-    yield page
-    assert faults == []
 
 
 @pytest.fixture

@@ -10,19 +10,13 @@ from typing import Any
 import pytest
 from cutting_proxy import Behaviour, CuttingProxy
 from farm_processes import Farm
-from office_browser import DESK, faults_of, running_browser, session_of
+from office_browser import session_of
 from office_farm import PASSWORD, make_replica, running_server
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from changelog.connection import connect
 
 SOON = 20_000  # ms for a Pi that is asked every half second, on a busy machine
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +43,6 @@ def address(replica: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def session(browser: Browser, address: str) -> Any:
     return session_of(browser, address, "admin", PASSWORD)
-
-
-@pytest.fixture
-def context(browser: Browser, address: str, session: Any) -> Iterator[BrowserContext]:
-    context = browser.new_context(base_url=address, viewport=DESK, storage_state=session, timezone_id="UTC", locale="en-US")
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, address: str) -> Iterator[Page]:
-    page = context.new_page()
-    faults = faults_of(page, address)
-    yield page
-    assert faults == []
 
 
 def head(replica: Path) -> int:

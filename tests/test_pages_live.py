@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm
-from office_browser import DESK, PHONE, faults_of, running_browser, session_of, sign_in
+from office_browser import PHONE, session_of, sign_in
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 QUICK = 2_000  # ms for what is told over the socket, on a busy machine
@@ -29,12 +29,6 @@ OUTCOME = """(address) => new Promise((done) => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def session(browser: Browser, running_farm: Farm) -> Any:
     """The cookies of somebody who signed in, on a farm with one batch of animals and 60 batches without."""
     running_farm.fill(ANIMALS)
@@ -44,20 +38,9 @@ def session(browser: Browser, running_farm: Farm) -> Any:
     return session_of(browser, running_farm.server.url, USER, PASSWORD)
 
 
-@pytest.fixture
-def context(browser: Browser, running_farm: Farm, session: Any) -> Iterator[BrowserContext]:
-    context = browser.new_context(base_url=running_farm.server.url, viewport=DESK, storage_state=session, timezone_id="UTC", locale="en-US")
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, running_farm: Farm) -> Iterator[Page]:
-    """A page of which nothing bad may be heard."""
-    page = context.new_page()
-    faults = faults_of(page, running_farm.server.url)
-    yield page
-    assert faults == []
+@pytest.fixture(scope="module")
+def address(running_farm: Farm) -> str:
+    return running_farm.server.url
 
 
 def opened(page: Page, path: str = "/office/batches") -> Page:

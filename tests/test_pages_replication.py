@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from farm_processes import PASSWORD, USER, Farm, eventually, shell
-from office_browser import DESK, PHONE, faults_of, running_browser, session_of
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from office_browser import PHONE, session_of
+from playwright.sync_api import Browser, Page, expect
 
 QUICK = 3_000  # ms for what is told over the socket, on a busy machine
 SOON = 15_000  # ms for what the sync service does between two steps
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +21,9 @@ def session(browser: Browser, running_farm: Farm) -> Any:
     return session_of(browser, running_farm.server.url, USER, PASSWORD)
 
 
-@pytest.fixture
-def context(browser: Browser, running_farm: Farm, session: Any) -> Iterator[BrowserContext]:
-    context = browser.new_context(base_url=running_farm.server.url, viewport=DESK, storage_state=session, timezone_id="UTC", locale="en-US")
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, running_farm: Farm) -> Iterator[Page]:
-    """A page of which nothing bad may be heard: that the policy refuses a style is said on the console."""
-    page = context.new_page()
-    faults = faults_of(page, running_farm.server.url)
-    yield page
-    assert faults == []
+@pytest.fixture(scope="module")
+def address(running_farm: Farm) -> str:
+    return running_farm.server.url
 
 
 def opened(page: Page) -> Page:
