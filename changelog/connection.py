@@ -21,7 +21,7 @@ from urllib.parse import quote
 import apsw
 
 from changelog.errors import DamagedFile
-from changelog.storage import is_damage, unusable
+from changelog.storage import is_damage, owner_of, unusable
 
 BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
@@ -93,8 +93,7 @@ def connect(
     try:
         db = Connection(name, flags=flags)
     except (apsw.CantOpenError, apsw.IOError) as exc:
-        reason = "is missing" if not Path(path).exists() else "cannot be opened"
-        raise DamagedFile(f"{path} {reason}", path=str(path)) from exc
+        raise DamagedFile(f"{path} {_why_closed(Path(path))}", path=str(path)) from exc
     try:
         db.set_busy_timeout(patience)
         db.transaction_mode = "IMMEDIATE" if not readonly else "DEFERRED"
@@ -126,6 +125,14 @@ def connect(
         db.close()
         raise
     return db
+
+
+def _why_closed(path: Path) -> str:
+    if not path.exists():
+        return "is missing"
+    if os.access(path, os.R_OK, effective_ids=True):
+        return "cannot be opened"
+    return f"cannot be opened: Permission denied: it belongs to {owner_of(path)}: run this as that user, or change its owner"
 
 
 def _use_wal(db: apsw.Connection, patience: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import apsw
 
@@ -67,6 +68,14 @@ def unusable(what: object, exc: Exception) -> Unavailable:
     """What is raised for an error of the storage that is no damage: it says that `what` cannot be used, and why."""
     kind = DiskFull if is_full(exc) else Unavailable
     return kind(f"{what} cannot be used: {in_words(exc)}")
+
+
+def owner_of(path: Path) -> str:
+    """The user to whom a file belongs, as far as that can be seen: who is told this may not use it."""
+    try:
+        return path.owner()
+    except (OSError, KeyError):
+        return "somebody who is not known here"
 
 
 @contextmanager

@@ -105,7 +105,7 @@ class Pairing:
                 self._db.execute("DELETE FROM pairing")
             else:
                 self._db.execute("UPDATE pairing SET tries=tries-1")
-                refusal = Unauthorized(f"that is not the code which the Pi has printed; {tries - 1} more tries")
+                refusal = Unauthorized(f"that is not the code which the Pi has printed; tries left: {tries - 1}")
         if refusal:
             raise refusal
         return name, role, key

@@ -115,6 +115,8 @@ def list_(settings: Settings, as_json: bool) -> None:
 
 def _password(from_stdin: bool) -> str:
     """The hash of a password that is asked for or read; never an argument, which every user of the machine could see."""
+    if not from_stdin and not sys.stdin.isatty():
+        raise BadRequest("there is no terminal to type the password on: add --password-stdin, and give it as the first line")
     text = sys.stdin.readline().rstrip("\r\n") if from_stdin else click.prompt("Password", hide_input=True, confirmation_prompt=True)
     if len(text) < SHORTEST_PASSWORD:
         raise BadRequest(f"a password has at least {SHORTEST_PASSWORD} characters")

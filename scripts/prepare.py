@@ -24,6 +24,7 @@ from changelog.errors import ConfigError, DroverError
 from changelog.node.env_file import with_setting, write_env
 from changelog.node.runner import Role, listen
 from changelog.node.settings import Settings, prepare_data_dir
+from changelog.storage import STORAGE, in_words
 from pi import farm
 from pi.certificate import make_certificate, settle
 from pi.keys import OFFICE, ROLES, Keys
@@ -42,6 +43,8 @@ def main() -> None:
         {"demo": prepare_demo, "pi": prepare_pi, "server": prepare_server}[role]()
     except DroverError as exc:
         sys.exit(f"error: {exc.message}")
+    except STORAGE as exc:
+        sys.exit(f"error: the databases cannot be made ready: {in_words(exc)}")
     except OSError as exc:
         sys.exit(f"error: {os.path.abspath(exc.filename or '.')} cannot be used: {exc.strerror}")
 
@@ -61,10 +64,13 @@ def prepare_demo() -> None:
         listen(Role(name, bind, port, None, None, no_application)).close()  # a taken port shows itself before anything starts
     password = make_pi(settings)
     make_office_key(settings)
+    with closing(connect(settings.farm_db, readonly=True)) as db:
+        login = LOGIN if farm.has_farm(db) else ""
     facts = {
-        "LOGIN": LOGIN,
+        "LOGIN": login,
         "PASSWORD": password,
         "DATA": str(settings.data_dir),
+        "FARM": str(settings.farm_db),
         "RADIO": settings.lora_serial_port,
         "LINK": exports.get("LORA_SERIAL_PORT", ""),
         "PI_HOST": ANY_ADDRESS.get(settings.pi_bind, settings.pi_bind),
@@ -81,16 +87,14 @@ def prepare_demo() -> None:
 
 def prepare_pi() -> None:
     """A real Pi: its certificate, database and first login."""
-    password = make_pi(Settings.load())
-    if password:
-        print(f"first login to the office: user {LOGIN}, password {password} (shown this once)", file=sys.stderr)
+    make_pi(Settings.load())
 
 
 def prepare_server() -> None:
-    """A real server: nothing is made here that only the Pi can give. Raises ConfigError saying what to bring from there."""
+    """A real server: nothing is made here that only the Pi can give. Raises ConfigError saying what to bring, if it is needed."""
     settings = Settings.load()
     prepare_data_dir(settings)
-    if not settings.is_server_ui:
+    if not settings.is_server_ui or settings.follow == "bucket":
         return
     missing = []
     if settings.use_ssl_for_pi and settings.use_self_signed_cert and not settings.pi_cert.exists():
@@ -129,6 +133,8 @@ def make_pi(settings: Settings) -> str:
         logging.info("nobody can sign in yet: python -m pi user add NAME")
         return ""
     password = secrets.token_urlsafe(12)
+    # Said before it is so: who is interrupted in between is given another one at the next start, and none is ever lost.
+    print(f"first login to the office: user {LOGIN}, password {password} (shown this once)", file=sys.stderr)
     command(["user", "add", LOGIN, "--role", "admin", "--password-stdin"], password + "\n")
     return password
 

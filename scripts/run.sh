@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 python=.venv/bin/python
+USAGE="usage: scripts/run.sh [pi|server [--prepare]|ship]    without a role: all of them and a simulated radio; --prepare: only what a start needs"
 START_LIMIT=300 # tenths of a second that a role may take to answer
 COPY_LIMIT=50   # tenths of a second that the first copy of the farm is waited for
 STOP_LIMIT=45   # tenths of a second until what still runs is killed; the roles need 4 s at most
@@ -34,6 +35,7 @@ begin() { # set -m: the child leads a process group of its own, so that Ctrl-C r
 
 finish() {
   trap '' INT TERM HUP
+  trap - EXIT
   local child others=() tenths=0
   for child in "${children[@]:1}"; do [ "$child" = "$shipper" ] || others+=("$child"); done
   kill -TERM "${others[@]}" 2>/dev/null || true
@@ -72,14 +74,15 @@ await_port() { # name of the role, host, port
 
 show() {
   local how="as printed at the first start; to set a new password: $python -m pi user password $LOGIN"
-  [ -z "$PASSWORD" ] || how="user $LOGIN, password $PASSWORD (shown this once; a new one: $python -m pi user password $LOGIN)"
+  [ -z "$PASSWORD" ] || how="user $LOGIN, password $PASSWORD (not shown again; a new one: $python -m pi user password $LOGIN)"
+  [ -n "$LOGIN" ] || how="none: this database has no tables of a farm, hence no users and no pages"
   cat <<END
 
 Drover runs; Ctrl-C ends it.
   office pages  http://localhost:$SERVER_AT/office/
   login         $how
   Pi's API      $PI_SCHEME://localhost:$PI_AT/api/sync/health (its certificate: $CERTIFICATE)
-  databases     $DATA/farm.db is the Pi's, $DATA/replica.db the server's copy
+  databases     $FARM is the Pi's, $DATA/replica.db the server's copy
   bucket        ${BUCKET:-none: LITESTREAM_BUCKET in .env names one}
   radio         ${LINK:+simulated, a payload every two seconds on }$RADIO
 
@@ -88,6 +91,7 @@ END
 
 run_demo() {
   trap 'finish 0' INT TERM HUP
+  trap 'finish $?' EXIT # nobody reads what is printed any more, or what else ends a script
   facts=$(mktemp)
   begin setup >"$facts"
   wait "${children[0]}" || finish 1
@@ -109,12 +113,13 @@ run_demo() {
   fail "a part of Drover has ended, so all of it does: its last lines, above or in $DATA/log, say why"
 }
 
-case "${1-}" in
-pi | server) run_role "$@" ;;
+case "$*" in
+pi | server | "pi --prepare" | "server --prepare") run_role "$@" ;;
 ship) run_ship ;;
 "") run_demo ;;
+-h | --help) echo "$USAGE" ;;
 *)
-  echo "usage: scripts/run.sh [pi|server [--prepare]|ship]" >&2
+  echo "$USAGE" >&2
   exit 2
   ;;
 esac

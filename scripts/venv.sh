@@ -33,7 +33,7 @@ install_packages() {
   cmp -s "$file" "$known" && return
   echo "Installing the packages of $file ..." >&2
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement "$file" >.venv/pip.log 2>&1 ||
-    fail "pip could not install $file: $(grep -m 1 ERROR .venv/pip.log || tail -n 1 .venv/pip.log) (all of it: .venv/pip.log)"
+    fail "pip could not install $file: $(grep -m 1 ERROR .venv/pip.log || tail -n 1 .venv/pip.log): is the network there, and space, and the clock right? (all of it: .venv/pip.log)"
   cp "$file" "$known" || fail "$PWD/.venv cannot be written by $(id -un)"
 }
 

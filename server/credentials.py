@@ -109,7 +109,7 @@ class Credentials:
         try:
             if self.pinning:
                 pins = pinned_certificates(self._settings)
-                if pins != self._pins:
+                if pins != self._pins or context is None:
                     context = pinning_context(self._settings, [*pins[0], *pins[1]])
                     self._pins = pins
             elif self._present is None and self._settings.use_ssl_for_pi:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ LOOKS = 3  # at who answers
 UNAUTHORIZED = errors.Unauthorized.status
 
 logger = logging.getLogger(__name__)
+warnings.simplefilter("ignore", urllib3.exceptions.SystemTimeWarning)  # of a pinned certificate no dates count
 
 _BY_STATUS = {
     cls.status: cls

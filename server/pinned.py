@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -16,6 +17,11 @@ NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's
 OUT_OF_TIME = {9: "is not valid yet", 10: "is not valid any more"}  # by OpenSSL's numbers
 NEXT_STEP = "if the Pi has a new certificate: `python -m pi pair` there and `python -m server pair` here, or copy its pi-cert.pem to {pin}"
 
+_HINTS: tuple[tuple[type[OSError], str], ...] = (
+    (ConnectionRefusedError, ": is that its port, and does Drover run there?"),
+    (socket.gaierror, ": nobody here knows that name; an address such as 192.168.1.100 needs none"),
+)
+
 
 class PinnedContext(ssl.SSLContext):
     """Trusts exactly the certificates that are pinned, whatever their dates and names are: a Pi without a clock may believe it is 1970."""
@@ -25,10 +31,11 @@ class PinnedContext(ssl.SSLContext):
 
     @classmethod
     def of(cls, certificates: Collection[bytes]) -> PinnedContext:
-        """For these, each as DER. Raises ssl.SSLError when one is damaged."""
+        """For these, each as DER; none: nobody is trusted. Raises ssl.SSLError when one is damaged."""
         context = cls(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_verify_locations(cadata=b"".join(dict.fromkeys(certificates)))
+        if certificates:
+            context.load_verify_locations(cadata=b"".join(dict.fromkeys(certificates)))
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
         context.check_hostname = False  # exactly these are trusted, by whatever address the Pi is reached
         context.pins, context.presented = frozenset(certificates), b""
@@ -66,8 +73,10 @@ class PinnedAdapter(PacedAdapter):
 def pinned_certificates(settings: Settings) -> tuple[list[bytes], list[bytes]]:
     """What is pinned (more than one where somebody has put them there), and what the Pi has announced beside it, each as DER.
 
-    Raises ConfigError when the certificate to pin cannot be read.
+    Nothing where the bucket alone is followed and none was brought. Raises ConfigError when the certificate to pin cannot be read.
     """
+    if settings.follow == "bucket" and not settings.pi_cert.exists():
+        return [], []
     try:
         pinned = certificates_in(settings.pi_cert)
     except (OSError, ValueError) as exc:
@@ -110,11 +119,13 @@ def why_unreachable(cause: BaseException, settings: Settings) -> str:
             why = f"{OUT_OF_TIME[cause.verify_code]}, by the clock of this server ({datetime.now(UTC):%Y-%m-%d})"
             return f"the certificate of {host} {why}: nothing was sent; set that clock, or renew the certificate"
         if not settings.use_self_signed_cert:
-            return f"the certificate of {host} is not trusted: nothing was sent ({cause.verify_message})"
+            own = "USE_SELF_SIGNED_CERT=True trusts the one that the Pi made itself"
+            return f"the certificate of {host} is not trusted: nothing was sent ({cause.verify_message}); {own}"
         why = f"is not the one pinned in {settings.pi_cert}: nothing was sent ({cause.verify_message})"
         return f"the certificate of {host} {why}; {NEXT_STEP.format(pin=settings.pi_cert)}"
     if isinstance(cause, ssl.SSLError):
         return f"{host} does not speak TLS as expected: {cause.reason or cause} (see USE_SSL_FOR_PI)"
     if isinstance(cause, TimeoutError) and "handshake" in str(cause):  # a plain http server waits for the rest of our request
         return f"{host} does not answer in TLS (see USE_SSL_FOR_PI): {cause}"
-    return f"{host} cannot be reached: {cause.strerror if isinstance(cause, OSError) and cause.strerror else cause}"
+    hint = next((hint for kind, hint in _HINTS if isinstance(cause, kind)), "")
+    return f"{host} cannot be reached: {cause.strerror if isinstance(cause, OSError) and cause.strerror else cause}{hint}"

@@ -49,7 +49,7 @@ def settings_for(url: str, settings: Settings) -> Settings:
     try:
         port = parts.port
     except ValueError as exc:
-        raise BadRequest(f"{url}: {exc}") from exc
+        raise BadRequest(f"{url} is no address of a Pi ({exc}); write it as https://HOST:PORT") from exc
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
         raise BadRequest(f"{url} is no address of a Pi; write it as https://HOST:PORT")
     return dataclasses.replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -200,3 +201,21 @@ os.kill(os.getpid(), 9)"""
     assert path.with_name("killed.db-journal").stat().st_size > 0
     with closing(connection.connect(path, readonly=True)) as db:
         assert db.execute("SELECT v FROM t").fetchall() == [("whole",)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a moment")
+def test_a_database_that_this_user_may_not_open_names_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "farm.db"
+    connect(path, create=True).close()
+    path.chmod(0o600)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    os.seteuid(65_534)
+    try:
+        for readonly in (True, False):
+            with pytest.raises(
+                DamagedFile, match=r"farm\.db cannot be opened: Permission denied: it belongs to root: run this as that user"
+            ):
+                connect(path, readonly=readonly)
+    finally:
+        os.seteuid(0)

@@ -46,7 +46,8 @@ def test_a_replica_is_made_advanced_and_kept_from_strangers_over_https(farm: Far
 
 
 def test_an_address_that_is_none_and_a_pi_that_is_away_are_one_line(farm: Farm, tmp_path: Path) -> None:
-    for url, cause in (("ftp://pi", "no address"), ("https://pi:port", "pi:port"), (farm.pi.url, "cannot be reached")):
+    wrong = {"ftp://pi": "address", "https://pi:port": "HOST:PORT", "https://nobody.invalid": "that name", farm.pi.url: "does Drover run"}
+    for url, cause in wrong.items():
         done = pull(farm, url, str(tmp_path / "copy.db"))
         assert done.returncode == 1 and cause in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "copy.db").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import re
 import socket
 import threading
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from watchdog.observers.api import ObservedWatch
+from watchdog.observers.inotify import InotifyEmitter
 
 from changelog.errors import ConfigError
 from changelog.node import logs
@@ -38,6 +41,13 @@ def test_a_line_has_the_time_in_utc_and_the_level(settings: Settings, capsys: py
     on_stderr = capsys.readouterr().err
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[INFO\] Full sync completed: 165 records\n", on_stderr)
     assert (settings.data_dir / "log" / "server.log").read_text() == on_stderr
+
+
+def test_a_watch_that_was_ended_is_no_error(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging(settings, "pi")
+    emitter = InotifyEmitter(queue.Queue(), ObservedWatch(str(settings.data_dir), recursive=False))
+    emitter.queue_events(0.1)  # as its thread does when it was stopped in between
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

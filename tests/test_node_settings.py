@@ -167,3 +167,17 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
                 prepare_data_dir(Settings(data_dir=folder))
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a moment")
+def test_a_file_that_this_user_may_not_read_names_its_owner(env_file: Path) -> None:
+    env_file.write_text("PI_PORT=5001\n")
+    env_file.chmod(0o600)
+    for folder in (env_file.parent, env_file.parent.parent, env_file.parent.parent.parent):
+        folder.chmod(0o755)
+    os.seteuid(65_534)
+    try:
+        with pytest.raises(ConfigError, match="Permission denied: it belongs to root: run this as that user"):
+            Settings.load(env_file, {})
+    finally:
+        os.seteuid(0)

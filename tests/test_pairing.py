@@ -155,7 +155,7 @@ def test_a_server_that_is_paired_again_gets_the_second_key_of_its_name_and_the_f
 def test_wrong_codes_end_the_pairing_after_five_tries(joining: Joining) -> None:
     begun = joining.begin()
     for left in reversed(range(TRIES)):
-        joining.refused(Unauthorized, replace(begun, code=NOT_A_CODE), f"{left} more tries")
+        joining.refused(Unauthorized, replace(begun, code=NOT_A_CODE), f"tries left: {left}")
     joining.refused(TooMany, begun, "Too many")
     eventually(lambda: _ended(joining, begun))
     assert "wrong code for pairing" in joining.farm.pi.log

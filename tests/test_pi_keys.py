@@ -311,6 +311,8 @@ def test_user_commands_make_users_that_are_signed_masked_and_hashed(tmp_path):
     path = str(tmp_path / "farm.db")
     assert cli(tmp_path, "user", "add", "ann", "--role", "admin", "--password-stdin", text="correct horse\n").returncode == 0
     assert cli(tmp_path, "user", "add", "ann", "--password-stdin", text="correct horse\n").returncode == 1
+    unseen = cli(tmp_path, "user", "add", "bob", text="correct horse\n")
+    assert unseen.returncode == 1 and "--password-stdin" in unseen.stderr and unseen.stderr.count("\n") == 1
     short = cli(tmp_path, "user", "add", "bob", "--password-stdin", text="short\n")
     assert (short.returncode, "8 characters" in short.stderr) == (1, True)
     [(name, role, hashed)] = rows(path, "SELECT username, role, password_hash FROM users")

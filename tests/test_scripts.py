@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -20,8 +21,12 @@ import requests
 from changelog_parts import damage
 from checkout import ROOT, STOP_LIMIT, Checkout
 from farm_processes import eventually
+from ltx_parts import ship
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from small_disk import small_disk
+
+from changelog.ltx.store.folder import FolderStore
 
 START_LIMIT = 10.0  # s that a later start may take beside other tests; it takes under 5 on a machine that does nothing else
 LEFT_ALONE = (".env", "data/pi-cert.pem", "data/pi-key.pem")
@@ -84,6 +89,37 @@ def test_one_command_brings_up_the_farm_and_ctrl_c_ends_it(checkout: Checkout) -
     assert "Traceback" not in shown.decode()
 
 
+def test_who_interrupts_the_first_start_has_been_told_the_login_that_it_made(checkout: Checkout) -> None:
+    process = checkout.start()
+    eventually(lambda: checkout.run("sqlite3", "data/farm.db", "SELECT username FROM users").stdout == "admin\n", 30)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(STOP_LIMIT) == 0
+    password = password_of(checkout.printed)
+    with checkout.running():
+        assert sign_in(checkout.url, password).url.endswith("/office/")
+
+
+@pytest.mark.parametrize("free", [64_000, 160_000, 220_000, 300_000])
+def test_a_disk_that_is_full_at_the_first_start_is_one_line_and_with_room_the_next_one_succeeds(checkout: Checkout, free: int) -> None:
+    checkout.data.mkdir()
+    with small_disk(checkout.data, 4 * 2**20) as disk:
+        disk.fill(leave=free)
+        full = checkout.run("scripts/run.sh", "pi", "--prepare")
+        assert full.returncode == 1
+        assert "full" in full.stderr.splitlines()[-1] and "Traceback" not in full.stderr, full.stderr
+        disk.clear()
+        done = checkout.run("scripts/run.sh", "pi", "--prepare")
+        assert done.returncode == 0 and password_of(done.stderr)
+
+
+def test_the_data_and_the_bucket_may_be_in_folders_with_spaces_in_their_names(checkout: Checkout) -> None:
+    stick = checkout.folder.parent / "USB stick of März"
+    with checkout.running(DATA_DIR=str(stick / "the data"), LITESTREAM_BUCKET=str(stick / "the bucket"), LITESTREAM_PATH="my farm"):
+        eventually(lambda: list(stick.glob("the bucket/my farm/ltx/0/*.ltx")))
+        copy = stick / "the data" / "replica.db"
+        eventually(lambda: "BATCH" in checkout.run("sqlite3", str(copy), "SELECT batch_number FROM batches").stdout)
+
+
 def test_a_later_start_is_quick_changes_nothing_and_sigterm_ends_it(checkout: Checkout) -> None:
     with checkout.running():
         password = password_of(checkout.printed)
@@ -138,6 +174,15 @@ def test_an_env_file_and_a_database_that_are_there_are_kept(checkout: Checkout) 
     assert re.fullmatch(r"PI_API_KEY=hxb_\S+\n", text.removeprefix(own))
 
 
+def test_another_database_is_replicated_and_the_demo_says_what_it_has_not(checkout: Checkout, tmp_path: Path) -> None:
+    database = tmp_path / "it.db"
+    checkout.run("sqlite3", str(database), "CREATE TABLE t(a INTEGER PRIMARY KEY); INSERT INTO t VALUES(7)")
+    with checkout.running(PI_DATABASE=str(database)):
+        eventually(lambda: checkout.run("sqlite3", "data/replica.db", "SELECT a FROM t").stdout == "7\n")
+        eventually(lambda: "login         none: this database has no tables of a farm" in checkout.printed)
+        assert f"{database} is the Pi's" in checkout.printed
+
+
 def test_data_that_was_deleted_is_made_again_with_a_key_that_fits(checkout: Checkout) -> None:
     with checkout.running():
         pass
@@ -165,6 +210,14 @@ def test_a_mistake_in_the_settings_is_one_line_and_exit_code_1(checkout: Checkou
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", [["pie"], ["pi", "--prepar"], ["server", "now"], ["ship", "it"]])
+def test_what_run_does_not_know_is_exit_code_2_and_starts_nothing(checkout: Checkout, words: list[str]) -> None:
+    done = checkout.run("scripts/run.sh", *words)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("usage: ")
+    assert not checkout.data.exists()
+    assert checkout.run("scripts/run.sh", "--help").stdout == done.stderr
+
+
 @pytest.mark.parametrize("port", ["PI_PORT", "SERVER_PORT"])
 def test_a_taken_port_is_one_line_and_exit_code_1(checkout: Checkout, port: str) -> None:
     with socket.create_server(("127.0.0.1", int(checkout.settings[port]))):
@@ -188,6 +241,17 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def test_where_nobody_reads_what_it_prints_everything_ends_and_nothing_runs_on_unseen(checkout: Checkout) -> None:
+    script = checkout.folder / "scripts" / "run.sh"
+    process = subprocess.Popen(
+        [script], env=checkout.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert process.stdout
+    process.stdout.close()  # as `scripts/run.sh | head` does
+    assert process.wait(60) != 0
+    eventually(lambda: checkout.processes() == {})
+
+
 def test_a_server_without_pin_and_key_says_what_to_bring_from_the_pi(checkout: Checkout) -> None:
     done = checkout.run("scripts/run.sh", "server")
     assert done.returncode == 1
@@ -195,6 +259,19 @@ def test_a_server_without_pin_and_key_says_what_to_bring_from_the_pi(checkout: C
     assert "copy its data/pi-cert.pem to data/pi-cert.pem" in done.stderr
     assert "python -m pi key add" in done.stderr
     assert not list(checkout.data.iterdir())
+
+
+def test_a_server_that_follows_the_bucket_alone_needs_nothing_of_the_pi(checkout: Checkout, tmp_path: Path) -> None:
+    bucket = {"FOLLOW": "bucket", "LITESTREAM_BUCKET": str(tmp_path / "bucket")}
+    assert checkout.run("scripts/run.sh", "pi", "--prepare").returncode == 0
+    ship(FolderStore(tmp_path / "bucket"), [(checkout.data / "farm.db").read_bytes()])
+    shutil.rmtree(checkout.data)
+    assert checkout.run("scripts/run.sh", "server", "--prepare", **bucket).returncode == 0
+    with checkout.running("server", SERVER_BIND="127.0.0.1", **bucket):
+        eventually(lambda: requests.get(f"{checkout.url}/readyz", timeout=10).ok)
+        assert checkout.run("sqlite3", "data/replica.db", "SELECT username FROM users").stdout == "admin\n"
+        status = requests.get(f"{checkout.url}/office/api/sync-status", timeout=10).json()["data"]
+        assert (status["state"], status["source"], status["last_error"]) == ("following", "bucket", None)
 
 
 def test_the_pi_alone_is_the_process_that_was_started_and_tells_systemd_when_it_listens(checkout: Checkout, tmp_path: Path) -> None:

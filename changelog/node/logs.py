@@ -48,6 +48,7 @@ def start_logging(settings: Settings, role: str) -> None:
     root.setLevel(settings.log_level)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
+    logging.getLogger("watchdog.observers.inotify").setLevel(logging.CRITICAL)  # its error says that it has been stopped, as it was
     logging.getLogger("urllib3.connection").setLevel(logging.ERROR)  # it warns with a traceback of a head that breaks off
 
 

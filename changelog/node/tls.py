@@ -8,10 +8,13 @@ import ssl
 from pathlib import Path
 
 from changelog.errors import ConfigError
+from changelog.storage import owner_of
 
 logger = logging.getLogger(__name__)
 
 Stamp = tuple[int, int, int] | None
+
+REMEDY = "bring both back, or remove both: `scripts/run.sh pi --prepare` makes new ones, and `pi pair` joins the servers again"
 
 
 class ServerTls:
@@ -62,9 +65,12 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
                 path.open("rb").close()  # load_cert_chain does not say which of the two is missing
         context.load_cert_chain(certificate, key, password=_refuse_passphrase)
     except ssl.SSLError as exc:
-        raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: make them again") from exc
+        raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: {REMEDY}") from exc
+    except PermissionError as exc:
+        whose = f"it belongs to {owner_of(Path(exc.filename))}: run this as that user, or change its owner"
+        raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}: {whose}") from exc
     except OSError as exc:
-        raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}") from exc
+        raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}: {REMEDY}") from exc
     return context
 
 

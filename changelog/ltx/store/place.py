@@ -66,7 +66,7 @@ def store_at(bucket: str, path: str, endpoint: str, region: str) -> Store:
         bucket = f"s3://{bucket}"
     if "://" in bucket:
         place, question, options = bucket.partition("?")
-        path = quote(path, safe="/%")  # the only way to write a space in a setting is %20
+        path = quote(path, safe="/%")  # %20 is a space, as everywhere in an address
     else:
         place, question, options = str(Path(bucket).expanduser()), "", ""
     try:
