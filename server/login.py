@@ -88,9 +88,9 @@ def kept_secret(path: Path) -> str:
 
 
 def session_user(db: apsw.Connection) -> User | None:
-    """The user of this request's session, or None: no session, or the row changed, was deactivated or removed since the login."""
+    """The user of this request's session, or None: no session, or it was ended, or the row changed, was deactivated or removed since."""
     user = _find(db, "id", session["user"]) if "user" in session else None
-    if user is None or not user.active:
+    if user is None or not user.active or office().store.has_ended(session_name()):
         return None
     return user if any(hmac.compare_digest(user.proof, str(session.get(name))) for name in ("proof", NEXT_PROOF)) else None
 
@@ -124,7 +124,7 @@ def signed_in(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def session_name() -> str:
-    """What tells this session from every other, of the same user too; nothing before its first page."""
+    """What tells this session from every other, of the same user too."""
     return str(session.get("csrf", ""))
 
 
@@ -206,6 +206,7 @@ def enter() -> Any:
     session.clear()
     session.permanent = True
     session["user"], session["proof"] = user.id, user.proof
+    csrf_token()  # from now on the session has a name
     logger.info("login user=%r address=%s", username, request.remote_addr)
     target = own_path(request.args.get("next", ""))
     if (typed := _kept_fields()) is not None:
@@ -216,6 +217,8 @@ def enter() -> Any:
 @login.post("/logout")
 def leave() -> Any:
     """End the session, and what listens with it."""
+    if "user" in session:
+        office().store.end_session(session_name())
     if (live := office().live) is not None:
         live.sign_out(session_name())
     session.clear()

@@ -1,4 +1,4 @@
-"""server.db: what belongs to this server alone and is never replicated. Settings, sync totals and history, API tokens."""
+"""server.db: what belongs to this server alone and is never replicated. Settings, sync totals and history, API tokens, ended sessions."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ HISTORY_SPAN = 600.0  # s for which equal outcomes are one line of the history
 HISTORY_KEPT = 7 * 86_400.0  # s
 HISTORY_PAGE = 30  # lines
 TOKEN_PREFIX = "drv_"
+ENDED_KEPT = 10_000  # sessions, the newest: counted and not timed, because a clock may step to a year in which all of them are old
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -54,6 +55,7 @@ CREATE TABLE IF NOT EXISTS sync_history(
   seconds REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS tokens(name TEXT PRIMARY KEY, hash BLOB NOT NULL, created_at TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ended_sessions(id INTEGER PRIMARY KEY, hash BLOB NOT NULL);
 """
 
 logger = logging.getLogger(__name__)
@@ -112,8 +114,8 @@ class Store:
         self._line: HistoryLine | None = None  # the newest line of the history, still growing
         self._line_began = self._flushed_at = clock()
         self._line_id: int | None = None  # its row, once it was flushed
-        with self._db():
-            pass
+        with self._db() as db:
+            self._ended = {bytes(found) for (found,) in db.execute("SELECT hash FROM ended_sessions")}
 
     @property
     def replica_id(self) -> str:
@@ -241,6 +243,21 @@ class Store:
         with self._db() as db:
             hashes = [row[0] for row in db.execute("SELECT hash FROM tokens")]
         return any(hmac.compare_digest(given, known) for known in hashes)
+
+    def end_session(self, name: str) -> None:
+        """Whoever kept a copy of this session's cookie is not signed in by it any more, also after a restart if the disk lets us."""
+        hashed = _hash(name)
+        self._ended.add(hashed)
+        try:
+            with self._db() as db, db:
+                db.execute("INSERT INTO ended_sessions(hash) VALUES (?)", (hashed,))
+                db.execute("DELETE FROM ended_sessions WHERE id <= (SELECT max(id) FROM ended_sessions) - ?", (ENDED_KEPT,))
+        except DroverError as exc:
+            logger.warning("that a session has ended is known until the next start only: %s", exc.message)
+
+    def has_ended(self, name: str) -> bool:
+        """Whether somebody has signed out of this session."""
+        return _hash(name) in self._ended
 
     def close(self) -> None:
         """Write what is counted and close the file."""

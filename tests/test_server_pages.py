@@ -89,6 +89,26 @@ def test_signing_out_is_a_post_with_a_token(office: Office) -> None:
     assert client.get("/office/pens").status_code == 302
 
 
+def test_a_copy_of_the_cookie_opens_nothing_after_signing_out_nor_after_a_restart(office: Office) -> None:
+    mine, other = office.client(), office.client()
+    cookie = mine.get_cookie("drover")
+    assert cookie is not None
+    token = token_in(mine.get("/office/pens").text)
+    assert mine.post("/office/logout", data={"csrf_token": token}).status_code == 302
+
+    def opened_by_the_copy(office: Office) -> int:
+        thief = office.client(None)
+        thief.set_cookie("drover", cookie.value)
+        return thief.get("/office/pens").status_code
+
+    assert opened_by_the_copy(office) == 302
+    assert other.get("/office/pens").status_code == 200
+    office.close()
+    again = make_office(office.path.parent, secret_key=office.app.secret_key)
+    assert opened_by_the_copy(again) == 302
+    again.close()
+
+
 def test_a_form_without_its_token_is_refused(office: Office) -> None:
     client = office.client(None)
     answer = client.post("/office/login", data={"username": "admin", "password": PASSWORD}, headers=PAGE)

@@ -9,6 +9,7 @@ from clock import Clock
 
 from changelog.connection import connect, one
 from changelog.errors import Conflict, NotFound
+from server import store as store_module
 from server.clock import utc_text
 from server.store import HISTORY_KEPT, HISTORY_SPAN, Store
 
@@ -138,3 +139,16 @@ def test_a_file_that_is_removed_while_we_run_is_made_anew(path: Path, caplog: py
     db = connect(path)
     assert one(db, "SELECT total_records_synced FROM sync_totals") == 4
     db.close()
+
+
+def test_of_the_sessions_that_have_ended_the_newest_are_known_after_a_restart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "ENDED_KEPT", 3)
+    store = Store(path)
+    for number in range(5):
+        store.end_session(f"session {number}")
+    assert all(store.has_ended(f"session {number}") for number in range(5))
+    assert not store.has_ended("another")
+    store.close()
+    again = Store(path)
+    assert [again.has_ended(f"session {number}") for number in range(5)] == [False, False, True, True, True]
+    assert b"session 4" not in path.read_bytes()
