@@ -207,6 +207,14 @@ def sync_path(path: Path_) -> None:
         os.close(fd)
 
 
+def write_at(fd: int, data: bytes | memoryview, at: int) -> None:
+    """All of `data`, from the byte `at` on. A disk that fills up takes a part of a write and calls that a success. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(fd, left, at)
+        left, at = left[written:], at + written
+
+
 def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
     """Make a small file that is whole or not there, also after a power cut, and is on the disk when this returns. It stays its owner's.
 

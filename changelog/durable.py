@@ -13,7 +13,7 @@ from contextlib import closing
 
 import apsw
 
-from changelog.connection import WAL_HEADER, connect, identity
+from changelog.connection import WAL_HEADER, connect, identity, write_at
 from changelog.storage import usable
 
 PIECE = 1 << 20  # bytes that are written anew at a time
@@ -80,10 +80,7 @@ def rewrite_wal(db: apsw.Connection) -> None:
     fd = os.open(db.filename_wal, os.O_RDWR)
     try:
         for at in range(0, os.fstat(fd).st_size, PIECE):
-            data = memoryview(os.pread(fd, PIECE, at))
-            while data:
-                written = os.pwrite(fd, data, at)
-                data, at = data[written:], at + written  # noqa: PLW2901
+            write_at(fd, os.pread(fd, PIECE, at), at)
         os.fdatasync(fd)
     finally:
         os.close(fd)

@@ -14,8 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from changelog.errors import BrokenFrame, DamagedFile, Divergence, DroverError, HistoryTrimmed, NotFound, PositionMismatch, Stranger
-from changelog.ltx.mirror import Mirror
+from changelog.errors import (
+    BrokenFrame,
+    DamagedFile,
+    Divergence,
+    DroverError,
+    HistoryTrimmed,
+    NotAPrimary,
+    NotFound,
+    PositionMismatch,
+    Stranger,
+)
+from changelog.ltx.mirror import RENEW_EVERY, Mirror
 from changelog.ltx.sign import EVERY, Complete, last_sign
 from changelog.ltx.source import BucketSource, Standing
 from changelog.ltx.store.names import Store as Place
@@ -64,6 +74,7 @@ class Bucket:
         self._patience = min(PATIENCE, 3 * settings.db_sync_interval)
         self._missed_at: float | None = None  # when the Pi was first not to be reached
         self._ask_pi_at = self._moved_at = 0.0
+        self._doubted_at = -RENEW_EVERY  # when the mirror was last restored anew because nothing could be done with what it holds
 
     def is_in_charge(self, linked: bool) -> bool:
         """Whether to look here now, and not ask the Pi. `linked`: its socket is up, so it can be reached."""
@@ -106,6 +117,11 @@ class Bucket:
                 self._follower.take_road(doubt, self)
         except NotFound as exc:
             raise LateBucket(self._because(f"there is nothing in the bucket yet: {exc.message}")) from exc
+        except (DamagedFile, NotAPrimary):
+            if self._clock() - self._doubted_at >= RENEW_EVERY:  # what was shipped may be like that, and is not fetched whole each time
+                self._doubted_at = self._clock()
+                self._source.forget()
+            raise
         self._look_for_sign()
         self._state.from_bucket(self._as_of(), self._why)
 

@@ -134,6 +134,19 @@ class Countdown:
         return call
 
 
+def test_a_disk_that_takes_a_part_of_each_write_gets_the_rest_of_it_too(
+    shipping: Shipping, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a disk does on which just so much place is left: no real one can be made to do it at each write."""
+    mirror.advance()
+    shipping.add(60, 200)
+    pwrite = os.pwrite
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[: max(1, len(data) // 2)], at))
+        assert mirror.advance()
+    assert_newest(mirror, shipping, tmp_path)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_kill_between_any_two_writes_is_mended_by_the_next_advance(
     shipping: Shipping, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -71,6 +71,25 @@ def test_a_server_that_follows_goes_on_by_the_bucket_when_the_pi_is_away_and_com
     assert farm.server.log.count("Full sync completed") == 1, "the first start's"
 
 
+def test_a_mirror_that_is_damaged_on_the_disk_is_restored_anew(farm: Farm, shipper: Shipper) -> None:
+    """Only its pages are, and not its size or its note: it is found when the server needs all of it for a new replica."""
+    farm.server.settings["FOLLOW"] = "bucket"
+    farm.fill(2_000)
+    shipper.caught_up()
+    farm.server.start()
+    farm.assert_identical()
+    farm.server.stop()
+    mirror, replica = farm.server.data / "bucket" / "mirror.db", farm.server.data / "replica.db"
+    size = mirror.stat().st_size
+    with mirror.open("r+b") as file:
+        file.seek(size // 3)
+        file.write(random.Random(1).randbytes(size // 3))
+    replica.unlink()
+    farm.server.start()
+    farm.assert_identical(30)
+    assert "damaged" in farm.server.log
+
+
 def test_the_command_makes_a_replica_without_asking_the_pi_which_then_goes_on(farm: Farm, shipper: Shipper) -> None:
     farm.fill(200)
     head = shipper.caught_up()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from changelog.bootstrap import put_in_place
-from changelog.connection import sync_path, write_whole
+from changelog.connection import sync_path, write_at, write_whole
 from changelog.errors import DamagedObject, NotFound
 from changelog.ltx.fetch import decoded, fetched
 from changelog.ltx.header import Header, damaged
@@ -192,7 +192,7 @@ def _apply(fd: int, file: BinaryIO, stored: Stored, url: str, *, pages: int, pag
         raise damaged(checked.name, f"it makes {pages} pages {header.commit}, and brings {added} new ones")
     file.seek(0)
     for pgno, page in decoded(file, stored, url):
-        os.pwrite(fd, page, (pgno - 1) * page_size)
+        write_at(fd, page, (pgno - 1) * page_size)
     os.ftruncate(fd, header.commit * page_size)
     return header
 

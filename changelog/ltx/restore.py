@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from changelog.bootstrap import put_in_place
-from changelog.connection import JOURNAL, connect, remove_journal, rows, sync_path
+from changelog.connection import JOURNAL, connect, remove_journal, rows, sync_path, write_at
 from changelog.errors import Conflict, DamagedFile, Forbidden, NotFound, Unavailable
 from changelog.ltx.codec import Decoder
 from changelog.ltx.fetch import decoded, fetched
@@ -140,12 +140,9 @@ class _Image:
     def _flush(self) -> None:
         if not self._run:
             return
-        data, at = memoryview(b"".join(self._run)), (self._run_from - 1) * self.header.page_size
+        write_at(self._fd, b"".join(self._run), (self._run_from - 1) * self.header.page_size)
         self._missing -= len(self._run)
         self._run.clear()
-        while data:
-            written = os.pwrite(self._fd, data, at)
-            data, at = data[written:], at + written
 
 
 def _check_free(target: Path) -> None:
