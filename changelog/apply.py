@@ -180,10 +180,7 @@ def _apply_sql(table: Table, row: Row, marks: list[str], whole: bool) -> tuple[s
     if not values:
         return None, []
     assigned = ",".join(f"{c}={marks[at]}" for c, at in values)
-    # The old values, too: a TEMP trigger of a program may have changed the row again before our trigger told of the first change.
-    told = [] if whole else [(c, old + i) for i, c in enumerate(columns) if row[8][i] == "1" and i not in table.key_slots]
-    where = " AND ".join([where, *(f"+{c} IS {marks[at]} COLLATE BINARY" for c, at in told)])
-    return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in [*values, *((c, at) for c, at, _ in keys), *told]]
+    return f"UPDATE OR ABORT {name} SET {assigned} WHERE {where}", [at for _, at in values] + [at for _, at, _ in keys]
 
 
 def _picker(picked: list[int]) -> Callable[[Row], Any]:
