@@ -128,8 +128,11 @@ def connect(
 
 
 def _why_closed(path: Path) -> str:
-    if not path.exists():
-        return "is missing"
+    try:
+        if not path.exists():
+            return "is missing"
+    except PermissionError:
+        return "cannot be opened: this user may not enter its folder"
     if os.access(path, os.R_OK, effective_ids=True):
         return "cannot be opened"
     return f"cannot be opened: Permission denied: it belongs to {owner_of(path)}: run this as that user, or change its owner"

@@ -77,7 +77,9 @@ class Reader:
     def _run(self) -> None:
         db, file = connect(self._path, readonly=True), identity(self._path)
         with closing(db):
-            while not self._ended.wait(LOOK):
+            over = False
+            while not over:
+                over = self._ended.wait(LOOK)  # with a last look behind the end
                 try:
                     found = db.execute("SELECT (SELECT seq FROM changelog_position), (SELECT max(seq) FROM changelog)").fetchall()[0]
                 except (apsw.Error, DroverError) as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def page(context: Any, address: str) -> Iterator[Any]:
     faults = faults_of(page, address)
     yield page
     assert faults == []
+
+
+@pytest.fixture
+def entered_by_all() -> Iterator[Path]:
+    """An empty folder that every user may enter: pytest's own belong to whom it runs for."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -110,8 +110,8 @@ def test_a_new_epoch_is_no_difference(filled_farm: Farm) -> None:
     epoch = "SELECT value FROM changelog_meta WHERE name='epoch'"
     with stopped_unless(farm, False):
         before = farm.pi.sql(epoch)
-        farm.pi.sql("CREATE TRIGGER unseen AFTER INSERT ON pens BEGIN SELECT 1; END")
-        farm.pi.sql("INSERT INTO pens(pen_number, capacity) VALUES('E1', 1)")
+        trigger = "CREATE TRIGGER unseen AFTER INSERT ON pens BEGIN SELECT 1; END"
+        farm.pi.sql(f"BEGIN; {trigger}; INSERT INTO pens(pen_number, capacity) VALUES('E1', 1); COMMIT")  # the Pi sees both, or none
         assert verify(farm, "--repair", code=0)["identical"]
         assert farm.pi.sql(epoch) != before
         farm.pi.sql("DROP TRIGGER unseen")

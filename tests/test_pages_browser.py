@@ -251,7 +251,7 @@ def test_a_list_is_saved_as_a_file(signed_in: Page) -> None:
     page.goto("/office/cattle?sort=number&status=active")
     with page.expect_download() as saved:
         page.get_by_role("link", name="CSV").click()
-    text = saved.value.path().read_text()
+    text = saved.value.path().read_text("utf-8-sig")
     assert saved.value.suggested_filename.startswith("cattle-")
     assert text.startswith("id,cattle_id,") and text.count("\n") > 300
 
