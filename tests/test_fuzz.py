@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(("script", "count"), [("fuzz_capture.py", 500), ("fuzz_ddl.py", 100), ("fuzz_wire.py", 300), ("fuzz_actions.py", 20)])
+CASES = {"fuzz_capture.py": 500, "fuzz_ddl.py": 100, "fuzz_wire.py": 300, "fuzz_actions.py": 20}
+
+
+@pytest.mark.parametrize(("script", "count"), CASES.items())
 def test_random_cases_end_identical(script: str, count: int) -> None:
     command = [sys.executable, ROOT / "scripts" / script, str(count)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
