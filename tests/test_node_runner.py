@@ -192,6 +192,22 @@ def test_one_connection_carries_many_requests(role: Running) -> None:
             assert answer(sock).startswith(b"HTTP/1.1 200")
 
 
+def test_a_small_answer_is_one_record_of_tls(https: Running) -> None:
+    with https.connect() as sock:
+        for _ in range(3):
+            sock.sendall(GET % b"/")
+            head, _, body = some(sock).partition(b"\r\n\r\n")  # what is read at a time is of one record
+            assert int(re.findall(rb"\r\nContent-Length: (\d+)", head)[0]) == len(body) > 0
+
+
+def test_an_answer_without_a_body_comes_before_the_next_one(role: Running) -> None:
+    with role.connect() as sock:
+        sock.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert some(sock).endswith(b"\r\n\r\n")
+        sock.sendall(GET % b"/")
+        assert answer(sock).startswith(b"HTTP/1.1 200")
+
+
 def test_requests_that_come_in_one_piece_are_answered_in_order(role: Running) -> None:
     with role.connect() as sock:
         sock.sendall(GET % b"/" + GET % b"/nothing" + GET[:20])

@@ -158,6 +158,47 @@ class Connection(TConn):
         return len(self.received) >= end + len(_HEAD_END) + int(length[1])
 
 
+class Answering:
+    """A client's connection while it is answered: the head of an answer waits for the first piece of its body.
+
+    gunicorn sends the head by itself, which makes two TLS records, two packets and two wake-ups of the client for each small answer.
+    """
+
+    def __init__(self, conn: Connection) -> None:
+        self.client, self.server, self._sock = conn.client, conn.server, conn.sock
+        self._head: bytes | None = None
+
+    @property
+    def sock(self) -> Answering:
+        """What gunicorn writes to."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendall(self, data: bytes) -> None:
+        """Keep the head, which comes first; send it with what comes next."""
+        if self._head is None:
+            self._head = data
+        elif self._head and len(data) <= READ:
+            self._sock.sendall(self._head + data)
+            self._head = b""
+        else:
+            self.flush()
+            self._sock.sendall(data)
+
+    def sendfile(self, *args: Any, **kwargs: Any) -> int:
+        """A file behind the head."""
+        self.flush()
+        return self._sock.sendfile(*args, **kwargs)
+
+    def flush(self) -> None:
+        """Send a head behind which nothing comes."""
+        if self._head:
+            self._sock.sendall(self._head)
+            self._head = b""
+
+
 class PatientWorker(ThreadWorker):
     """The worker of both roles. `held` are the connections without a thread; only the main loop touches them."""
 
@@ -186,6 +227,15 @@ class PatientWorker(ThreadWorker):
             return
         self.nr_conns += 1
         self._hold(conn, REQUEST_DEADLINE if conn.shaken else HANDSHAKE_DEADLINE)
+
+    def handle_request(self, req: Any, conn: Connection) -> bool:
+        """Answer as gunicorn does, with the head and the first piece of the body in one write."""
+        if conn.is_upgraded():  # then what is written need not be HTTP
+            return bool(super().handle_request(req, conn))
+        answering = Answering(conn)
+        kept: bool = super().handle_request(req, answering)
+        answering.flush()
+        return kept
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """After an answer: wait for the next request, or for the client to close."""
