@@ -217,3 +217,9 @@ def test_a_script_that_another_one_imports_is_never_an_old_one(office: Office) -
 def test_where_nothing_is_followed_there_is_no_socket(office: Office) -> None:
     page = office.client().get("/office/batches").text
     assert "office.js" in page and "socket.io" not in page
+
+
+def test_what_narrows_the_list_of_animals_is_said_in_sentences(office: Office) -> None:
+    office.write("UPDATE cattle SET status='active', pen_id=1")
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", office.client().get("/office/cattle?status=active&pen=P1").text))
+    assert "Some of the animals. Status active. Pen P1. Show all" in text
