@@ -24,7 +24,8 @@ CHANGES = {
     "rename table": "ALTER TABLE weight_records RENAME TO scales; INSERT INTO scales(cattle_id, weight) VALUES(1, 300)",
     "rebuild": """BEGIN; CREATE TABLE pens_new(id INTEGER PRIMARY KEY, pen_number TEXT NOT NULL UNIQUE, capacity REAL, description TEXT,
           created_at TEXT, updated_at TEXT);
-        INSERT INTO pens_new SELECT * FROM pens; DROP TABLE pens; ALTER TABLE pens_new RENAME TO pens; UPDATE pens SET capacity=1.5; COMMIT""",
+        INSERT INTO pens_new SELECT * FROM pens; DROP TABLE pens; ALTER TABLE pens_new RENAME TO pens;
+        UPDATE pens SET capacity=1.5; COMMIT""",
 }
 
 
