@@ -1,5 +1,5 @@
 // A double click sends a form once: the second one would meet what the first has changed, such as the password. And a page whose form is on
-// its way waits for the answer, whatever it hears meanwhile: to load itself anew would cut that off.
+// its way waits for the answer, whatever it hears meanwhile: to load itself anew would cut that off, and a look would take its words.
 
 const TOGETHER = 2000; // ms within which two submits of a form are one
 const ANSWERED = 60000; // ms in which the answer to a form takes this page away
@@ -24,6 +24,8 @@ export function sendOnce() {
   });
 }
 
+export const isSending = () => performance.now() - last < ANSWERED;
+
 export function reload() {
-  if (performance.now() - last >= ANSWERED) location.reload();
+  if (!isSending()) location.reload();
 }

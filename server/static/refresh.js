@@ -1,6 +1,6 @@
 // Fetching this page again, at most ten times a second however much is told, and putting what differs in place.
 
-import { reload } from "./once.js";
+import { isSending, reload } from "./once.js";
 import { putInPlace } from "./parts.js";
 
 const PAUSE = 100; // ms between the beginnings of two fetches
@@ -15,13 +15,14 @@ export function refresher(on, retry) {
   const shown = () => Number(document.getElementById("replication")?.dataset.seq ?? 0);
 
   function arm() {
-    if (timer !== null || running || document.hidden || !(anew || newest > shown())) return;
+    if (timer !== null || running || document.hidden || isSending() || !(anew || newest > shown())) return;
     timer = setTimeout(run, Math.max(0, next - performance.now()));
   }
 
   async function run() {
     const began = performance.now(), unmarked = quiet;
     timer = null;
+    if (isSending()) return;
     running = true;
     newest = 0; // what is told from here on may be missing in the answer; what was told before is in it
     anew = quiet = false;
