@@ -21,7 +21,7 @@ from urllib.parse import quote
 import apsw
 
 from changelog.errors import DamagedFile
-from changelog.storage import is_damage, owner_of, unusable
+from changelog.storage import is_damage, not_yours, unusable
 
 BUSY_TIMEOUT = 5_000  # ms that a statement waits for another writer's lock
 WAL_AUTOCHECKPOINT = 1_000  # pages, for the one connection that checkpoints
@@ -135,7 +135,7 @@ def _why_closed(path: Path) -> str:
         return "cannot be opened: this user may not enter its folder"
     if os.access(path, os.R_OK, effective_ids=True):
         return "cannot be opened"
-    return f"cannot be opened: Permission denied: it belongs to {owner_of(path)}: run this as that user, or change its owner"
+    return f"cannot be opened: {not_yours(path)}"
 
 
 def _use_wal(db: apsw.Connection, patience: int) -> None:

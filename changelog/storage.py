@@ -70,12 +70,13 @@ def unusable(what: object, exc: Exception) -> Unavailable:
     return kind(f"{what} cannot be used: {in_words(exc)}")
 
 
-def owner_of(path: Path) -> str:
-    """The user to whom a file belongs, as far as that can be seen: who is told this may not use it."""
+def not_yours(path: Path) -> str:
+    """What is said of a file that this user may not use: whose it is, as far as that can be seen, and what to do."""
     try:
-        return path.owner()
+        owner = path.owner()
     except (OSError, KeyError):
-        return "somebody who is not known here"
+        owner = "somebody who is not known here"
+    return f"Permission denied: it belongs to {owner}: run this as that user, or change its owner"
 
 
 @contextmanager

@@ -113,6 +113,11 @@ def for_json(value: Value) -> Any:
     return value
 
 
+def is_yes(value: object) -> bool:
+    """Whether a value that ought to be 0 or 1 says yes. SQLite lets a shell put a word there: `'false'` is meant, and taken, for no."""
+    return isinstance(value, int | float) and value != 0
+
+
 def _envelope(value: object) -> dict[str, str]:
     if isinstance(value, bytes):
         return {"t" if isinstance(value, RawText) else "b": value.hex()}

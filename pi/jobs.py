@@ -115,9 +115,11 @@ class Queue:
             if not self._tasks and not self.stopping:
                 self._changed.wait(patience)
             if self._tasks:
-                gathered = lambda: len(self._tasks) >= self._together or self.stopping  # noqa: E731
-                self._changed.wait_for(gathered, min(GATHER, GATHER_TURNS * self._lasted))
+                self._changed.wait_for(self._are_together, min(GATHER, GATHER_TURNS * self._lasted))
             return [self._tasks.popleft() for _ in range(min(len(self._tasks), GROUP))]
+
+    def _are_together(self) -> bool:
+        return len(self._tasks) >= self._together or self.stopping
 
     def settled(self, count: int, seconds: float) -> None:
         """A transaction with so many jobs has taken so long; to be told before they are answered."""

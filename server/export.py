@@ -26,15 +26,7 @@ from server.paging import Part, all_of, decoded
 PIECE = 64 * 1024  # bytes that are read and sent at once
 AT_ONCE = threading.Semaphore(2)  # files that are written at the same time: each keeps a core busy
 WAIT = 5.0  # s
-FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    *"\uff1d\uff0b\uff0d\uff20",
-)  # what makes a spreadsheet calculate a text; the last are as wide as a kanji
+FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # what makes a spreadsheet calculate a text; the last are as wide as a kanji
 
 Names = Sequence[str]
 Rows = Iterable[Sequence[Any]]

@@ -21,6 +21,7 @@ from flask import Blueprint, Flask, flash, g, redirect, render_template, request
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from changelog.errors import Forbidden, TooMany
+from changelog.values import is_yes
 from server.lockout import LONGEST_NAME, Failures
 from server.office import office
 from server.paging import rows_of
@@ -291,6 +292,4 @@ def _find(db: apsw.Connection, column: str, value: Any) -> User | None:
     if not found:
         return None
     row = found[0]
-    active = getattr(row, "is_active", 1)
-    opens = isinstance(active, int | float) and active != 0  # a word, which a shell can write there, is none that SQLite takes for true
-    return User(row.id, str(row.username), str(row.role), str(row.password_hash), opens)
+    return User(row.id, str(row.username), str(row.role), str(row.password_hash), is_yes(getattr(row, "is_active", 1)))

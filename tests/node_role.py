@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, current_app, request, send_file
 
 from changelog.errors import DamagedFile
 from changelog.node import worker
@@ -106,6 +106,10 @@ def create() -> tuple[Flask, list[Service]]:
     @app.post("/json")
     def body() -> dict[str, Any]:
         return json_body(request, 255)
+
+    @app.get("/file")
+    def file() -> Response:
+        return send_file(__file__, mimetype="text/x-python")
 
     @app.post("/size")
     def size() -> dict[str, Any]:

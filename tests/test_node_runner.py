@@ -208,6 +208,11 @@ def test_an_answer_without_a_body_comes_before_the_next_one(role: Running) -> No
         assert answer(sock).startswith(b"HTTP/1.1 200")
 
 
+def test_a_file_comes_behind_its_head(role: Running) -> None:
+    head, _, body = role.get("/file").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200") and body == (HERE / "node_role.py").read_bytes()
+
+
 def test_requests_that_come_in_one_piece_are_answered_in_order(role: Running) -> None:
     with role.connect() as sock:
         sock.sendall(GET % b"/" + GET % b"/nothing" + GET[:20])

@@ -10,7 +10,7 @@ from dotenv.parser import parse_stream
 
 from changelog.connection import write_whole
 from changelog.errors import ConfigError
-from changelog.storage import owner_of
+from changelog.storage import not_yours
 
 PRIVATE = 0o600  # mode of a file that only its owner may read
 
@@ -27,9 +27,7 @@ def read_env(env_file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except PermissionError as exc:
-        raise ConfigError(
-            f"{env_file}: cannot be read: {exc.strerror}: it belongs to {owner_of(env_file)}: run this as that user, or change its owner"
-        ) from exc
+        raise ConfigError(f"{env_file}: cannot be read: {not_yours(env_file)}") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{env_file}: cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8 text'}") from exc
     for binding in bindings:

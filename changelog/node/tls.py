@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 
 from changelog.errors import ConfigError
-from changelog.storage import owner_of
+from changelog.storage import not_yours
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,7 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     except ssl.SSLError as exc:
         raise ConfigError(f"{certificate} and {key} are not a certificate and its private key: {REMEDY}") from exc
     except PermissionError as exc:
-        whose = f"it belongs to {owner_of(Path(exc.filename))}: run this as that user, or change its owner"
-        raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}: {whose}") from exc
+        raise ConfigError(f"{exc.filename} cannot be read: {not_yours(Path(exc.filename))}") from exc
     except OSError as exc:
         raise ConfigError(f"{exc.filename} cannot be read: {exc.strerror}: {REMEDY}") from exc
     return context

@@ -9,6 +9,7 @@ import apsw
 
 from changelog.connection import one
 from changelog.errors import Conflict, Forbidden, NotFound
+from changelog.values import is_yes
 from pi.herd.rows import USERS, Row, guarded_row, read_row, update_row
 
 ROLES = ("admin", "user")
@@ -64,8 +65,7 @@ def require_admin(db: apsw.Connection, username: str) -> None:
 
 
 def _is_admin(row: Row) -> bool:
-    active = row["is_active"]  # a word, which a shell can write there, is none that SQLite takes for true
-    return row["role"] == "admin" and isinstance(active, int | float) and active != 0
+    return row["role"] == "admin" and is_yes(row["is_active"])
 
 
 def _keep_an_admin(db: apsw.Connection, row: Row) -> None:

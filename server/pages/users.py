@@ -6,6 +6,7 @@ import apsw
 from flask import g, render_template, request
 
 from changelog.errors import Forbidden
+from changelog.values import is_yes
 from server.login import USABLE_HASH, signed_in
 from server.pages.routes import pages
 from server.paging import page_of
@@ -18,10 +19,12 @@ ADMINS_ONLY = "Users are for admins. Your own password is yours to change."
 def users(db: apsw.Connection) -> str:
     """All users by name. Raises Forbidden."""
     require_admin()
-    sql = f"""SELECT id, username, role, typeof(is_active)<>'text' AND is_active AS is_active,
-                     password_hash GLOB '{USABLE_HASH}*' AS has_password, created_at, updated_at
+    sql = f"""SELECT id, username, role, is_active, password_hash GLOB '{USABLE_HASH}*' AS has_password, created_at, updated_at
                 FROM users WHERE 1"""
-    return render_template("users.html", page=page_of(db, sql, (), request.args, keys=("username", "id"), ascending=True))
+    page = page_of(db, sql, (), request.args, keys=("username", "id"), ascending=True)
+    for each in page.rows:
+        each.is_active = is_yes(each.is_active)
+    return render_template("users.html", page=page)
 
 
 def require_admin() -> None:
